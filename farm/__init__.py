@@ -1,0 +1,1 @@
+"""The farm: scheduler, SQL database, artifact store and the ``farm`` command. Imports no torch."""

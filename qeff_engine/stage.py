@@ -1,0 +1,62 @@
+"""The contract between a stage and whoever runs it: the farm's worker, the library or the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qeff_engine import events
+
+# Names of the inputs a stage may get. Each is the directory of a published artifact, read-only.
+SNAPSHOT = "snapshot"  # a Hugging Face checkpoint: config, tokenizer, safetensors
+ORIGINAL = "original"  # the snapshot before quantization, for parity
+ONNX = "onnx"  # a graph with its external data, see stages/export.py
+PROGRAM = "program"  # a compiled QPC, see stages/compile.py
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceGrant:
+    """Cores of one device that the stage may use.
+
+    Attributes:
+        qid: number of the device as the SDK counts it on this host.
+        num_cores: cores held there.
+    """
+
+    qid: int
+    num_cores: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """Where a stage reads and writes, and whom it tells.
+
+    Attributes:
+        out: empty directory of its own; what the stage leaves there becomes the artifact. Files that exist
+            elsewhere unchanged are hard-linked (:func:`qeff_engine.files.link_or_copy`), never rewritten.
+        work: scratch directory, deleted afterwards.
+        inputs: artifact directories by input name.
+        emit: receiver of events.
+        sdk_root: directory of the Cloud AI SDK, real or simulated; None where no stage needs one.
+        devices: cores held for this stage; only ``run`` has any.
+    """
+
+    out: Path
+    work: Path
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    emit: events.Emit = events.discard
+    sdk_root: Path | None = None
+    devices: tuple[DeviceGrant, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage measured. The artifact itself is what it left in ``StageContext.out``.
+
+    Attributes:
+        figures: JSON values by name; names end in their unit (``_s``, ``_bytes``, ``_tok_s``).
+    """
+
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
