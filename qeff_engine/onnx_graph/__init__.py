@@ -1,0 +1,1 @@
+"""Graph to graph: functions, weight binding, rewriting."""

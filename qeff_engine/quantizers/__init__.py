@@ -1,0 +1,1 @@
+"""Float weights to packed weights: one module per method, its mathematics apart."""

@@ -1,0 +1,1 @@
+"""The one driver of the Cloud AI SDK, found under QAIC_SDK_ROOT."""

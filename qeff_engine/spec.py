@@ -1,0 +1,250 @@
+"""The language of the pipeline: what each stage can be asked to do, as frozen values with a JSON form.
+
+The engine owns these words; the farm stores them as JSON and computes action keys from them. Only the standard
+library is imported here, so that the farm's command line stays light.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from qeff_engine.errors import InvalidInput
+
+
+class Stage(enum.StrEnum):
+    """A kind of work. The order is the order of the pipeline."""
+
+    RESOLVE = "resolve"
+    QUANTIZE = "quantize"
+    EXPORT = "export"
+    COMPILE = "compile"
+    RUN = "run"
+
+
+# Raised whenever a stage's output changes for the same input and spec: old artifacts then no longer match.
+STAGE_VERSIONS: Mapping[Stage, int] = {stage: 1 for stage in Stage}
+
+PRECISIONS = ("fp16", "mxfp6")
+KV_PRECISIONS = ("fp16", "mxint8")
+TASKS = ("text-generation", "feature-extraction", "image-text-to-text")
+SOURCE_KINDS = ("directory", "gguf", "hub")
+QUANTIZE_METHODS = ("rtn", "gptq", "awq")
+DEFAULT_PROMPT = "The capital of France is"
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hexadecimal) of a JSON value in its canonical form: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def near_miss(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """A hint such as ``Did you mean 'mxfp6'?``, or the list of known words when none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+def _require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidInput(f"{name} is '{value}', expected one of {', '.join(known)}.", advice=near_miss(value, known))
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidInput(f"{name} is {value!r}, expected a whole number of at least {least}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """Base of the five specs; :meth:`validate` runs at construction, so no illegal spec exists."""
+
+    STAGE: ClassVar[Stage]
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise :class:`InvalidInput` when a field is outside its range."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values; tuples become lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The spec of a JSON object; unknown keys are refused with the nearest known one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                raise InvalidInput(f"A {cls.STAGE} spec has no field '{key}'.", advice=near_miss(key, known))
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResolveSpec(StageSpec):
+    """Where a model comes from.
+
+    Attributes:
+        source: hub id, absolute directory or absolute path of a ``.gguf`` file.
+        kind: one of :data:`SOURCE_KINDS`.
+        revision: commit, branch or tag of a hub id.
+        fingerprint: what the files looked like when they were asked for
+            (:func:`qeff_engine.checkpoint.fingerprint`); a change of files is a change of spec.
+    """
+
+    STAGE = Stage.RESOLVE
+    source: str
+    kind: str
+    revision: str | None = None
+    fingerprint: str = ""
+
+    def validate(self) -> None:
+        _require_choice("kind", self.kind, SOURCE_KINDS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeSpec(StageSpec):
+    """How weights are quantized.
+
+    Attributes:
+        method: ``rtn`` (round to nearest), ``gptq`` or ``awq``.
+        bits: bits of a weight.
+        group_size: input columns that share a scale; -1 for the whole row.
+        num_samples: calibration sequences.
+        seq_len: tokens of a calibration sequence.
+        seed: seed of everything random.
+    """
+
+    STAGE = Stage.QUANTIZE
+    method: str
+    bits: int = 4
+    group_size: int = 64
+    num_samples: int = 16
+    seq_len: int = 256
+    seed: int = 0
+
+    def validate(self) -> None:
+        _require_choice("method", self.method, QUANTIZE_METHODS)
+        if self.bits != 4:
+            raise InvalidInput(f"bits is {self.bits}, expected 4.")
+        if self.group_size != -1 and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
+            raise InvalidInput(
+                f"group size is {self.group_size}, expected -1 or a power of two of at least 16 (32, 64, 128)."
+            )
+        _require_at_least("num_samples", self.num_samples, 1)
+        _require_at_least("seq_len", self.seq_len, 8)
+
+    @classmethod
+    def parse(cls, text: str) -> QuantizeSpec | None:
+        """The spec of a sweep's word: ``none``, ``gptq``, ``gptq:4`` or ``gptq:4:64`` (method:bits:group)."""
+        if text == "none":
+            return None
+        match = re.fullmatch(r"([a-z]+)(?::(\d+))?(?::(-?\d+))?", text)
+        if match is None:
+            raise InvalidInput(f"quantize is '{text}', expected none or METHOD[:BITS[:GROUP]], such as gptq:4:64.")
+        method, bits, group_size = match.groups()
+        return cls(method=method, bits=int(bits or 4), group_size=int(group_size or 64))
+
+    @property
+    def label(self) -> str:
+        """The sweep's word for this spec."""
+        return f"{self.method}:{self.bits}:{self.group_size}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSpec(StageSpec):
+    """What graph is made of a model. Nothing here depends on cores, batch or context length.
+
+    Attributes:
+        task: one of :data:`TASKS`; empty to choose by the model's config.
+        pooling: for ``feature-extraction``: empty, ``mean``, ``max`` or ``cls``.
+    """
+
+    STAGE = Stage.EXPORT
+    task: str = ""
+    pooling: str = ""
+
+    def validate(self) -> None:
+        if self.task:
+            _require_choice("task", self.task, TASKS)
+        if self.pooling:
+            _require_choice("pooling", self.pooling, ("mean", "max", "cls"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileSpec(StageSpec):
+    """The static shapes and formats of a program.
+
+    Attributes:
+        num_cores: NSPs of one instance.
+        num_devices: devices that the program spans.
+        batch_size: sequences decoded together.
+        prefill_len: tokens of one prefill call; longer prompts take several.
+        ctx_len: KV positions kept per sequence.
+        seq_len: input length of an encoder; ignored for decoders.
+        precision: ``fp16``, or ``mxfp6`` for weights compressed by the compiler.
+        kv_precision: ``fp16`` or ``mxint8``.
+        hw_version: target of the compiler.
+    """
+
+    STAGE = Stage.COMPILE
+    num_cores: int = 16
+    num_devices: int = 1
+    batch_size: int = 1
+    prefill_len: int = 32
+    ctx_len: int = 128
+    seq_len: int = 32
+    precision: str = "fp16"
+    kv_precision: str = "fp16"
+    hw_version: str = "ai100"
+
+    def validate(self) -> None:
+        for name in ("num_cores", "num_devices", "batch_size", "prefill_len", "seq_len"):
+            _require_at_least(name, getattr(self, name), 1)
+        _require_at_least("ctx_len", self.ctx_len, 2)
+        if self.prefill_len > self.ctx_len:
+            raise InvalidInput(
+                f"prefill length is {self.prefill_len}, expected at most the context length {self.ctx_len}.",
+                advice="Raise --ctx-len or lower --prefill-len.",
+            )
+        _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("KV precision", self.kv_precision, KV_PRECISIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec(StageSpec):
+    """What a program is asked, and how it is measured.
+
+    Attributes:
+        prompts: texts; as many as the batch are run together, the rest follow.
+        generation_len: tokens to generate for each prompt at most; None fills the context.
+        check_parity: compare the tokens with the original model's greedy tokens.
+    """
+
+    STAGE = Stage.RUN
+    prompts: tuple[str, ...] = (DEFAULT_PROMPT,)
+    generation_len: int | None = None
+    check_parity: bool = True
+
+    def validate(self) -> None:
+        if not self.prompts or not all(isinstance(prompt, str) and prompt for prompt in self.prompts):
+            raise InvalidInput("prompts is empty or holds an empty text, expected at least one text.")
+        if self.generation_len is not None:
+            _require_at_least("generation_len", self.generation_len, 1)
+
+
+SPECS: Mapping[Stage, type[StageSpec]] = {
+    spec.STAGE: spec for spec in (ResolveSpec, QuantizeSpec, ExportSpec, CompileSpec, RunSpec)
+}
+
+
+def from_json(stage: Stage | str, fields: Mapping[str, Any]) -> StageSpec:
+    """The spec of a stage from its JSON object."""
+    return SPECS[Stage(stage)].from_json(fields)

@@ -1,0 +1,1 @@
+"""The five verbs of the pipeline, one thin module each."""

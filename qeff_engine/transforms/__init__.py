@@ -1,0 +1,1 @@
+"""Torch modules made exportable: retained-state caches, masks from positions, fused norms."""
