@@ -11,9 +11,7 @@ from qeff_engine import events, spec
 from qeff_engine.stage import StageContext, StageResult
 
 # One module per stage, imported when the stage runs: each has `run(spec, context) -> StageResult`.
-STAGES: Mapping[spec.Stage, str] = MappingProxyType(
-    {stage: f"qeff_engine.stages.{stage}" for stage in spec.Stage}
-)
+STAGES: Mapping[spec.Stage, str] = MappingProxyType({stage: f"qeff_engine.stages.{stage}" for stage in spec.Stage})
 
 
 def run_stage(stage_spec: spec.StageSpec, *, context: StageContext) -> StageResult:
@@ -29,8 +27,6 @@ def run_stage(stage_spec: spec.StageSpec, *, context: StageContext) -> StageResu
     result: StageResult = module.run(stage_spec, context)
     wall_s = round(time.monotonic() - start_s, 3)
     context.emit(
-        events.Event(
-            kind="finished", message=f"{stage} finished in {wall_s:.1f} s", fraction=1.0, data=result.figures
-        )
+        events.Event(kind="finished", message=f"{stage} finished in {wall_s:.1f} s", fraction=1.0, data=result.figures)
     )
     return StageResult(figures={**result.figures, "stage_wall_s": wall_s})

@@ -29,7 +29,7 @@ class Stage(enum.StrEnum):
 
 
 # Raised whenever a stage's output changes for the same input and spec: old artifacts then no longer match.
-STAGE_VERSIONS: Mapping[Stage, int] = {stage: 1 for stage in Stage}
+STAGE_VERSIONS: Mapping[Stage, int] = dict.fromkeys(Stage, 1)
 
 PRECISIONS = ("fp16", "mxfp6")
 KV_PRECISIONS = ("fp16", "mxint8")
