@@ -1,0 +1,116 @@
+"""The farm's settings: one frozen value, the only reader of ``FARM_*`` variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+# The longest path of a unix socket is 108 bytes with its final zero (sockaddr_un).
+_MAX_SOCKET_PATH_BYTES = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where one farm lives.
+
+    Attributes:
+        home: directory of the embedded farm: database, artifact store, logs, sockets, pids.
+        database_url: SQLAlchemy URL.
+        broker_url: Celery broker URL.
+        store: directory of the artifact store.
+        sdk_root: Cloud AI SDK given by the user; None for the default search.
+        owner: who submits.
+        lease_s: how long a claim holds without a heartbeat.
+        heartbeat_s: how often a supervisor renews.
+        queued_resend_s: after how long an unclaimed message is sent again.
+        cancel_grace_s: between SIGTERM and SIGKILL of a stage.
+    """
+
+    home: Path
+    database_url: str
+    broker_url: str
+    store: Path
+    sdk_root: Path | None = None
+    owner: str = ""
+    lease_s: float = 60.0
+    heartbeat_s: float = 2.0
+    queued_resend_s: float = 10.0
+    cancel_grace_s: float = 5.0
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of pid files and sockets."""
+        return self.home / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        """Directory of the logs of the farm's own processes and, below ``jobs/``, of attempts."""
+        return self.home / "logs"
+
+    @property
+    def broker_socket(self) -> Path:
+        """Unix socket of the embedded Valkey; in the temporary directory when the home's path is too long."""
+        path = self.run_dir / "valkey.sock"
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+            return path
+        tag = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"qeff-farm-{os.getuid()}-{tag}.sock"
+
+    @property
+    def embedded_database(self) -> bool:
+        """Whether the database is the home's own SQLite file."""
+        return self.database_url.startswith("sqlite")
+
+
+def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of the environment; ``home`` (from ``--home``) wins over ``FARM_HOME``."""
+    home_path = Path(home or environ.get("FARM_HOME") or _default_home(environ)).expanduser().absolute()
+    draft = Settings(home=home_path, database_url="", broker_url="", store=home_path)
+    sdk_root = environ.get("QAIC_SDK_ROOT")
+    return dataclasses.replace(
+        draft,
+        database_url=environ.get("FARM_DATABASE_URL") or f"sqlite:///{home_path / 'farm.db'}",
+        broker_url=environ.get("FARM_BROKER_URL") or f"redis+socket://{draft.broker_socket}",
+        store=Path(environ.get("FARM_STORE") or home_path / "store").absolute(),
+        sdk_root=Path(sdk_root).absolute() if sdk_root else None,
+        owner=environ.get("FARM_OWNER") or _login(),
+        lease_s=float(environ.get("FARM_LEASE_S") or draft.lease_s),
+        heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
+        queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
+        cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
+    )
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The variables that give a child process the same settings."""
+    variables = {
+        "FARM_HOME": str(settings.home),
+        "FARM_DATABASE_URL": settings.database_url,
+        "FARM_BROKER_URL": settings.broker_url,
+        "FARM_STORE": str(settings.store),
+        "FARM_OWNER": settings.owner,
+        "FARM_LEASE_S": repr(settings.lease_s),
+        "FARM_HEARTBEAT_S": repr(settings.heartbeat_s),
+        "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
+        "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
+    }
+    if settings.sdk_root:
+        variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)
+    return variables
+
+
+def _default_home(environ: Mapping[str, str]) -> Path:
+    data_home = environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data_home) / "qeff-farm"
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a passwd entry, as in many containers
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,65 @@
+"""The states of a job and the only ways between them. Pure.
+
+A job follows another while a live job with the same action key does the same work: it stays ``waiting`` with
+``leader_id`` set, and ends when its leader ends.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class JobState(enum.StrEnum):
+    """Where a job stands. Each comment: who moves it on; what a crash does to it."""
+
+    WAITING = "waiting"  # inputs not done, or following a leader. Scheduler (`admit`). Nothing: no process has it
+    READY = "ready"  # may be placed. Scheduler (`enqueue`). Nothing
+    QUEUED = "queued"  # placed on a node, message sent or in the outbox. Node (`claim`). Message is sent again
+    RUNNING = "running"  # a node holds the lease. Node. The lease ends and the reaper takes it (`lose`)
+    SUCCEEDED = "succeeded"  # final: its artifact is published
+    CACHED = "cached"  # final: its artifact existed, or its leader published it
+    FAILED = "failed"  # final, until a user retries
+    CANCELLED = "cancelled"  # final, until a user retries
+    BLOCKED = "blocked"  # final, until an input's retry: an input failed or was cancelled
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.CACHED, JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED})
+DONE = frozenset({JobState.SUCCEEDED, JobState.CACHED})
+LIVE = frozenset({JobState.READY, JobState.QUEUED, JobState.RUNNING})  # at most one per action key
+
+W, R, Q, X = JobState.WAITING, JobState.READY, JobState.QUEUED, JobState.RUNNING
+S, C, F, N, B = JobState.SUCCEEDED, JobState.CACHED, JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED
+
+# (from, transition, to): everything that may happen to a job. `farm.jobs` has one function per name.
+TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
+    {
+        (W, "follow", W),
+        (W, "unfollow", W),
+        (W, "admit", R),
+        (W, "hit", C),  # the action is done already, or the leader succeeded
+        (W, "fail", F),  # the action is known to fail, or the leader failed for good
+        (W, "block", B),
+        (W, "cancel", N),
+        (R, "enqueue", Q),
+        (R, "hit", C),
+        (R, "cancel", N),
+        (Q, "claim", X),
+        (Q, "give_back", R),  # no capacity at claim, node gone, or placed elsewhere
+        (Q, "cancel", N),
+        (X, "succeed", S),
+        (X, "fail", F),
+        (X, "retry_later", R),
+        (X, "interrupt", R),  # the node is shutting down: not the job's fault
+        (X, "lose", R),
+        (X, "lose", F),  # lost too often
+        (X, "cancel", N),
+        (F, "retry", W),
+        (N, "retry", W),
+        (B, "retry", W),
+    }
+)
+
+
+def is_legal(source: JobState, name: str, target: JobState) -> bool:
+    """Whether the transition is in the table."""
+    return (source, name, target) in TRANSITIONS

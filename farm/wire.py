@@ -1,0 +1,15 @@
+"""Names that the farm and its workers agree on. A message is two ids and carries no authority."""
+
+from __future__ import annotations
+
+TASK_NAME = "qeff_farm.attempt"  # arguments: job_id (int), attempt (int)
+
+
+def host_queue(host: str) -> str:
+    """Queue of the node that runs the stages without a device on a host."""
+    return f"host.{host}"
+
+
+def device_queue(host: str, qid: int) -> str:
+    """Queue of the node that is pinned to a device."""
+    return f"device.{host}.{qid}"
