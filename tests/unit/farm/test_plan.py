@@ -1,0 +1,163 @@
+"""Sweeps become plans in which every piece of work stands once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm import plan
+from farm.errors import Usage
+from qeff_engine import spec
+from qeff_engine.errors import InvalidInput
+
+
+def model(name: str = "a", *, encoder: bool = False) -> plan.SweepModel:
+    source = spec.ResolveSpec(source=f"/models/{name}", kind="directory", fingerprint=f"print of {name}")
+    return plan.SweepModel(name=name, source=source, encoder=encoder)
+
+
+def sweep(**axes: Any) -> plan.Sweep:
+    return plan.Sweep(**{"models": (model(),), **axes})
+
+
+def stages(made: plan.Plan) -> dict[str, int]:
+    return dict(collections.Counter(str(job.stage) for job in made.jobs))
+
+
+def test_three_core_counts_share_one_resolve_and_one_export() -> None:
+    made = plan.expand(sweep(cores=(8, 14, 16)))
+    assert stages(made) == {"resolve": 1, "export": 1, "compile": 3, "run": 3}
+    assert [point.axes["cores"] for point in made.points] == [8, 14, 16]
+    assert [len(point.plan_keys) for point in made.points] == [4, 4, 4]
+
+
+def test_a_quantized_point_keeps_the_original_for_comparison() -> None:
+    made = plan.expand(sweep(quantize=(None, spec.QuantizeSpec.parse("gptq:4:64"))))
+    assert stages(made) == {"resolve": 1, "quantize": 1, "export": 2, "compile": 2, "run": 2}
+    jobs = {job.plan_key: job for job in made.jobs}
+    plain, quantized = (jobs[point.plan_keys[-1]] for point in made.points)
+    (resolve,) = (job for job in made.jobs if job.stage == "resolve")
+    (quantize,) = (job for job in made.jobs if job.stage == "quantize")
+    assert plain.inputs["snapshot"] == plain.inputs["original"] == resolve.plan_key
+    assert (quantized.inputs["snapshot"], quantized.inputs["original"]) == (quantize.plan_key, resolve.plan_key)
+    assert quantized.inputs["program"] == made.points[1].plan_keys[-2]
+
+
+def test_only_runs_hold_cores() -> None:
+    made = plan.expand(sweep(cores=(8, 14)))
+    held = {(str(job.stage), job.num_cores, job.num_devices) for job in made.jobs}
+    assert held == {("resolve", 0, 0), ("export", 0, 0), ("compile", 0, 0), ("run", 8, 1), ("run", 14, 1)}
+
+
+axes = st.fixed_dictionaries(
+    {
+        "models": st.lists(st.sampled_from("abc"), min_size=1, unique=True).map(lambda names: tuple(map(model, names))),
+        "cores": st.lists(st.integers(1, 16), min_size=1, max_size=3, unique=True).map(tuple),
+        "batch": st.lists(st.integers(1, 8), min_size=1, max_size=2, unique=True).map(tuple),
+        "ctx_len": st.lists(st.integers(64, 4096), min_size=1, max_size=2, unique=True).map(tuple),
+        "prefill_len": st.lists(st.integers(1, 64), min_size=1, max_size=2, unique=True).map(tuple),
+        "precision": st.lists(st.sampled_from(spec.PRECISIONS), min_size=1, unique=True).map(tuple),
+        "kv": st.lists(st.sampled_from(spec.KV_PRECISIONS), min_size=1, unique=True).map(tuple),
+        "quantize": st.lists(st.sampled_from(["none", "gptq", "awq"]), min_size=1, unique=True).map(
+            lambda words: tuple(map(spec.QuantizeSpec.parse, words))
+        ),
+    }
+)
+
+
+@given(axes)
+def test_a_plan_has_every_point_and_no_work_twice(values: dict[str, Any]) -> None:
+    made = plan.expand(plan.Sweep(**values))
+    size = {name: len(items) for name, items in values.items()}
+    quantized = sum(item is not None for item in values["quantize"])
+    exports = size["models"] * size["quantize"]
+    shapes = size["cores"] * size["batch"] * size["ctx_len"] * size["prefill_len"] * size["precision"] * size["kv"]
+    expected = {"resolve": size["models"], "quantize": size["models"] * quantized, "export": exports}
+    expected |= {"compile": exports * shapes, "run": exports * shapes}
+    assert stages(made) == {stage: count for stage, count in expected.items() if count}
+    assert len(made.points) == exports * shapes
+    assert len({job.plan_key for job in made.jobs}) == len(made.jobs)
+    assert len({str(sorted(point.axes.items())) for point in made.points}) == len(made.points)
+
+
+@given(axes)
+def test_parents_come_first_and_chains_are_the_longest_way_down(values: dict[str, Any]) -> None:
+    made = plan.expand(plan.Sweep(**values))
+    seen: set[str] = set()
+    longest: dict[str, int] = collections.defaultdict(int)
+    for job in made.jobs:
+        assert set(job.inputs.values()) <= seen
+        seen.add(job.plan_key)
+    for job in reversed(made.jobs):
+        for parent in job.inputs.values():
+            longest[parent] = max(longest[parent], longest[job.plan_key] + 1)
+    assert {job.plan_key: job.chain for job in made.jobs} == {key: longest[key] for key in seen}
+
+
+def test_an_encoder_takes_its_text_at_the_context_length() -> None:
+    made = plan.expand(plan.Sweep(models=(model(encoder=True),), ctx_len=(64,)))
+    (compile_job,) = (job for job in made.jobs if job.stage == "compile")
+    assert compile_job.spec["seq_len"] == 64
+
+
+def test_the_default_prefill_fits_a_short_context() -> None:
+    made = plan.expand(sweep(ctx_len=(8, 256)))
+    assert [point.axes["prefill_len"] for point in made.points] == [8, 32]
+
+
+def test_labels_name_what_is_unusual() -> None:
+    made = plan.expand(sweep(cores=(14,), precision=("mxfp6",), kv=("mxint8",), batch=(4,), ctx_len=(256,)))
+    assert made.jobs[-1].label == "run a 14 cores mxfp6 kv mxint8 batch 4 ctx 256"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cores": (0,)}, r"--cores is 0, expected a whole number of at least 1"),
+        ({"cores": (8, 8)}, r"--cores has 8 twice"),
+        ({"batch": (-1,)}, r"--batch is -1"),
+        ({"cores": ()}, r"--cores is empty"),
+        ({"models": ()}, r"--model is empty"),
+        ({"models": (model(), model())}, r"--model has /models/a twice"),
+        ({"quantize": (None, None)}, r"--quantize has none twice"),
+        ({"precision": ("mxfp4",)}, r"--precision is 'mxfp4', expected fp16 or mxfp6. Did you mean 'mxfp6'\?"),
+        ({"precision": ("int3",)}, r"--precision is 'int3', expected fp16 or mxfp6\.$"),
+        ({"kv": ("int8",)}, r"--kv is 'int8', expected fp16 or mxint8. Did you mean 'mxint8'\?"),
+        ({"ctx_len": (128, 32), "generation_len": 32}, r"context length 32 is too small for 32 .* at least 33"),
+        ({"ctx_len": (32,), "prefill_len": (64,)}, r"prefill length 64 is longer than the context length 32"),
+        ({"cores": tuple(range(1, 401)), "batch": tuple(range(1, 401))}, r"160000 points, expected at most 100000"),
+    ],
+)
+def test_bad_sweeps_are_refused_with_value_and_expectation(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(Usage, match=message):
+        sweep(**values)
+
+
+@pytest.mark.parametrize("prompts", [(), ("",), ("fine", "")])
+def test_empty_prompts_are_refused(prompts: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidInput, match="prompts"):
+        sweep(prompts=prompts)
+
+
+def test_generation_that_just_fits_is_accepted() -> None:
+    assert sweep(ctx_len=(33,), generation_len=32).generation_len == 32
+
+
+def test_more_cores_than_any_device_has_are_refused_with_the_devices() -> None:
+    devices = {"ultra qid 0": 16, "standard qid 1": 14}
+    with pytest.raises(Usage, match=r"No device has 99 cores: ultra qid 0 \(16 cores\), standard qid 1 \(14 cores\)"):
+        plan.check_cores(sweep(cores=(8, 99)), devices=devices)
+    plan.check_cores(sweep(cores=(8, 16)), devices=devices)
+    plan.check_cores(sweep(cores=(99,)), devices={})
+
+
+def test_a_request_keeps_everything_that_was_asked() -> None:
+    asked = sweep(cores=(8, 14), quantize=(None, spec.QuantizeSpec.parse("awq")), generation_len=5)
+    kept = asked.to_json()
+    assert set(kept) == {field.name for field in dataclasses.fields(plan.Sweep)}
+    assert (kept["cores"], kept["quantize"]) == ([8, 14], ["none", "awq:4:64"])
