@@ -1,0 +1,214 @@
+"""Which devices this host has, as the SDK's ``qaic-util`` reports them. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qeff_engine.errors import DeviceLost, Infrastructure, InvalidInput
+from qeff_engine.sdk.location import Sdk
+
+READY = "Ready"
+_QUERY_LIMIT_S = 60  # a healthy tool answers within a second or two
+_STATUSES = (READY, "Initializing", "Error", "Unknown")
+_REQUIRED = ("sku_type", "nsp_total", "nsp_free", "dram_total", "board_serial", "pci_address")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """One SoC, as it was at the time of the query.
+
+    Attributes:
+        qid: number by which tools and runtime address it; it may shift when a card dies.
+        status: ``Ready``, ``Initializing``, ``Error`` (also: no permission) or ``Unknown``.
+        sku: the tool's words, such as ``PCIe Ultra``.
+        board_serial: serial of the card; the SoCs of a card share it.
+        pci_address: such as ``0000:01:00.0``.
+        nsp_total: cores; 0 when the device is not ready.
+        nsp_free: cores that no program holds.
+        dram_total_mb: size of its memory.
+        dram_free_mb: memory that no program holds.
+    """
+
+    qid: int
+    status: str
+    sku: str
+    board_serial: str
+    pci_address: str
+    nsp_total: int
+    nsp_free: int
+    dram_total_mb: int
+    dram_free_mb: int
+
+    @property
+    def identity(self) -> str:
+        """What stays the same when numbers shift: board serial and PCI address."""
+        return f"{self.board_serial}/{self.pci_address}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether programs can be activated on it."""
+        return self.status == READY
+
+
+def discover(sdk: Sdk) -> list[Device]:
+    """All devices of this host by ``qid``, also those that are not ready.
+
+    Raises:
+        Infrastructure: the tool is missing, fails, hangs or says nothing that can be read.
+    """
+    tool = sdk.tool("qaic-util")
+    with tempfile.TemporaryDirectory(prefix="qaic-util-") as scratch:
+        json_path = Path(scratch) / "devices.json"
+        code, output = _query([str(tool), "-q", "-j", str(json_path)])
+        if code == 0 and json_path.is_file():
+            devices = parse_json(json_path.read_text(errors="replace"))
+            if devices is not None:
+                return devices
+    if code != 0:  # older tools know no -j
+        code, output = _query([str(tool), "-q"])
+    if code != 0:
+        raise Infrastructure(
+            f"{tool} -q ended with exit code {code}: {_last_line(output)}",
+            advice="Check that the driver is loaded and that you may open /dev/accel/* (group qaic).",
+        )
+    return parse_text(output)
+
+
+def pick(devices: Iterable[Device], *, num_cores: int, num_devices: int) -> tuple[Device, ...]:
+    """The devices for a program when nobody granted any: ready, enough free cores, the tightest fit first.
+
+    Raises:
+        InvalidInput: no device of this host could ever run it.
+        DeviceLost: devices exist but are not ready or in use at the moment.
+    """
+    known = list(devices)
+    wide_enough = [device for device in known if device.nsp_total >= num_cores]
+    if len(wide_enough) < num_devices and all(device.ready for device in known):
+        widest = max((device.nsp_total for device in known), default=0)
+        raise InvalidInput(
+            f"The program needs {num_devices} device(s) with {num_cores} cores; this host has {len(known)} device(s), "
+            f"the widest with {widest} cores.",
+            advice="Compile with fewer cores.",
+        )
+    fitting = sorted(
+        (device for device in wide_enough if device.ready and device.nsp_free >= num_cores),
+        key=lambda device: (device.nsp_free, device.qid),
+    )
+    if len(fitting) < num_devices:
+        raise DeviceLost(
+            f"The program needs {num_devices} device(s) with {num_cores} free cores; at the moment "
+            f"{len(fitting)} of {len(known)} device(s) have them.",
+            advice="Wait until another program ends, or look at `qaic-util -q`.",
+        )
+    return tuple(fitting[:num_devices])
+
+
+def parse_json(text: str) -> list[Device] | None:
+    """The devices of a ``qaic-util -j`` file, or None when it lacks what a device record needs."""
+    try:
+        entries = json.loads(text)["device_info"]
+        devices = [_device(_flat(entry)) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if any(device.status not in _STATUSES for device in devices):
+        return None
+    return sorted(devices, key=lambda device: device.qid)
+
+
+def parse_text(text: str) -> list[Device]:
+    """The devices of ``qaic-util -q`` output: a ``QID n`` line, then ``Key:Value`` lines.
+
+    Raises:
+        Infrastructure: a block lacks what its status promises.
+    """
+    blocks: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        header = re.match(r"QID (\d+)\s*$", line)
+        if header:
+            blocks.append({"qid": int(header[1])})
+        elif blocks and ":" in line:
+            key, value = line.split(":", 1)
+            blocks[-1].setdefault(_snake(key), value.strip())
+    try:
+        return sorted((_device(block) for block in blocks), key=lambda device: device.qid)
+    except KeyError as error:
+        raise Infrastructure(
+            f"qaic-util reports a ready device without {error}.", advice="Its output has another form than expected."
+        ) from error
+
+
+def _device(fields: Mapping[str, Any]) -> Device:
+    """A device of normalized fields; raises KeyError when a ready one lacks a required field."""
+    status = str(fields.get("dev_status") or fields.get("status") or "Unknown")
+    if status == READY:
+        for name in _REQUIRED:
+            if name not in fields:
+                raise KeyError(name)
+    return Device(
+        qid=int(fields["qid"]),
+        status=status,
+        sku=str(fields.get("sku_type", "")),
+        board_serial=str(fields.get("board_serial", "")),
+        pci_address=str(fields.get("pci_address", "")),
+        nsp_total=_number(fields, name="nsp_total"),
+        nsp_free=_number(fields, name="nsp_free"),
+        dram_total_mb=_number(fields, name="dram_total"),
+        dram_free_mb=_number(fields, name="dram_free"),
+    )
+
+
+def _number(fields: Mapping[str, Any], *, name: str) -> int:
+    """The whole number at the beginning of a field such as ``32768 MB``; 0 when it has none."""
+    found = re.match(r"\s*(\d+)", str(fields.get(name, "")))
+    return int(found[1]) if found else 0
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the objects inside it merged into it, names normalized."""
+    fields: dict[str, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            fields.update(_flat(value))
+        else:
+            fields[_snake(key)] = value
+    return fields
+
+
+def _snake(key: str) -> str:
+    """A field name in snake case without its unit: ``Dram Total`` and ``dram_total_mb`` are both ``dram_total``."""
+    name = re.sub(r"[^a-z0-9]+", "_", key.strip().lower()).strip("_")
+    return re.sub(r"_(mb|mhz|watts)$", "", name)
+
+
+def _query(command: list[str]) -> tuple[int, str]:
+    """Exit code and output of a query."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_QUERY_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Infrastructure(
+            f"{command[0]} did not answer within {_QUERY_LIMIT_S} s.", advice="A device may hang; see the kernel's log."
+        ) from error
+    except OSError as error:
+        raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
+    return done.returncode, done.stdout
+
+
+def _last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing."
