@@ -46,7 +46,7 @@ def _fast(path: Path) -> Any:
 
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  the library raises plain Exception and nothing narrower
+    except Exception as error:  # the library raises plain Exception and nothing narrower
         raise InvalidInput(f"{path} is not a tokenizer: {error}.", advice="Fetch the model again.") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

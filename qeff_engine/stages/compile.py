@@ -1,0 +1,93 @@
+"""The ``compile`` stage: an exported model becomes a program for the card.
+
+Leaves the tree that :mod:`qeff_engine.program` describes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from qeff_engine import events, exported, spec, stage
+from qeff_engine.errors import InvalidInput
+from qeff_engine.program import Program
+from qeff_engine.sdk import location
+from qeff_engine.sdk.command import command_line, write_side_files
+from qeff_engine.sdk.compiler import CompileCost, compile_program
+
+LOG_NAME = "compile.log"
+
+
+def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.StageResult:
+    """Compile every component of the exported model in ``inputs["onnx"]``.
+
+    Raises:
+        InvalidInput: the spec does not fit the model.
+        Infrastructure: there is no SDK, or the host is at fault.
+        CompilerError, CompilerCrash, HostOutOfMemory, Unsupported: the compiler failed.
+    """
+    sdk = location.find(context.sdk_root)
+    onnx = context.inputs[stage.ONNX].absolute()
+    model = exported.load(onnx)
+    _require_fitting(compile_spec, model=model)
+    commands: dict[str, list[str]] = {}
+    costs: list[CompileCost] = []
+    log_path = context.out / LOG_NAME
+    with log_path.open("w") as log:
+        for name, component in model.components.items():
+            folder = (context.out / name).absolute()
+            folder.mkdir()
+            side_files = write_side_files(folder, sdk=sdk, model=model, component=name, compile_spec=compile_spec)
+            command = command_line(
+                sdk.compiler(),
+                onnx=onnx / component.file,
+                component=component,
+                compile_spec=compile_spec,
+                side_files=side_files,
+                program=folder / "qpc",
+            )
+            context.emit(events.progress(f"compiling the {name} for {compile_spec.num_cores} cores"))
+            cost = compile_program(
+                command, program=folder / "qpc", log=log, log_path=log_path, work=context.work, emit=context.emit
+            )
+            costs.append(cost)
+            commands[name] = command
+    figures = _figures(costs, simulated=sdk.simulated)
+    shutil.copyfile(onnx / exported.FILE_NAME, context.out / exported.FILE_NAME)
+    Program(
+        compile_spec=compile_spec,
+        commands={name: _relocatable(command, out=context.out) for name, command in commands.items()},
+        sdk_versions=dict(sdk.versions),
+        simulated=sdk.simulated,
+        figures=figures,
+    ).save(context.out)
+    return stage.StageResult(figures=figures)
+
+
+def _figures(costs: list[CompileCost], *, simulated: bool) -> dict[str, Any]:
+    """What all components together cost; they are compiled one after another."""
+    return {
+        "compile_s": round(sum(cost.wall_s for cost in costs), 3),
+        "compiler_cpu_s": round(sum(cost.cpu_s for cost in costs), 3),
+        "compiler_peak_rss_bytes": max(cost.peak_rss_bytes for cost in costs),
+        "program_bytes": sum(cost.program_bytes for cost in costs),
+        "simulated": simulated,
+    }
+
+
+def _require_fitting(compile_spec: spec.CompileSpec, *, model: exported.ExportedModel) -> None:
+    """Refuse more positions than the model has: the compiler would accept it, and tokens would be wrong."""
+    encoder = exported.ENCODER in model.components
+    name, length = ("sequence", compile_spec.seq_len) if encoder else ("context", compile_spec.ctx_len)
+    if model.max_positions and length > model.max_positions:
+        raise InvalidInput(
+            f"The {name} length is {length}, expected at most the {model.max_positions} positions that "
+            f"{model.class_name} has.",
+            advice=f"Lower --{'seq' if encoder else 'ctx'}-len.",
+        )
+
+
+def _relocatable(command: list[str], *, out: Path) -> list[str]:
+    """A command whose own files are named relative to the program, since the tree moves when it is published."""
+    return [argument.replace(f"{out.absolute()}/", "") for argument in command]

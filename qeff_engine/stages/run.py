@@ -1,0 +1,237 @@
+"""The ``run`` stage: a program is asked on a device, measured, and compared with the original model.
+
+::
+
+    measurement.json    prompts, tokens, texts, metrics, parity, device
+    embeddings.npy      of an encoder: [texts, length, hidden], or [texts, hidden] when pooled
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qeff_engine import embedding, events, exported, generation, parity, program, spec, stage
+from qeff_engine.errors import DeviceLost, InvalidInput, Unsupported
+from qeff_engine.sdk import devices, location
+from qeff_engine.sdk.session import Session
+from qeff_engine.tokenizer import Tokenizer
+
+FILE_NAME = "measurement.json"
+EMBEDDINGS_NAME = "embeddings.npy"
+EMBEDDING_BOUND = 2e-2  # float16 against float32 over the layers of an encoder
+_TOKENS_BETWEEN_EVENTS = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Everything that both kinds of measurement need."""
+
+    run_spec: spec.RunSpec
+    context: stage.StageContext
+    sdk: location.Sdk
+    directory: Path
+    compiled: program.Program
+    model: exported.ExportedModel
+    devices: tuple[devices.Device, ...]
+    tokenizer: Tokenizer
+
+    def session(self, component: str) -> Session:
+        """The component's program, not yet active."""
+        qids = [device.qid for device in self.devices]
+        return Session(self.sdk, program=self.directory / component / "qpc", qids=qids)
+
+    @property
+    def original(self) -> Path:
+        """The snapshot that answers are compared with."""
+        inputs = self.context.inputs
+        return inputs.get(stage.ORIGINAL, inputs[stage.SNAPSHOT])
+
+
+def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResult:
+    """Run the program in ``inputs["program"]`` with the tokenizer of ``inputs["snapshot"]``.
+
+    Raises:
+        InvalidInput: prompts do not fit the program, or the program not the device.
+        Unsupported: the program needs more than texts.
+        DeviceLost, DeviceOutOfMemory, Infrastructure: see :class:`qeff_engine.sdk.session.Session`.
+        Numerics: results are not finite.
+    """
+    directory = context.inputs[stage.PROGRAM].absolute()
+    compiled, model = program.load(directory), exported.load(directory)
+    if model.task == "image-text-to-text":
+        raise Unsupported(
+            f"A {model.class_name} needs images, and a run takes texts alone.",
+            advice="Use QEFFAutoModelForImageTextToText.generate for it.",
+        )
+    sdk = location.find(context.sdk_root)
+    _require_same_kind(sdk, compiled=compiled)
+    job = _Job(
+        run_spec=run_spec,
+        context=context,
+        sdk=sdk,
+        directory=directory,
+        compiled=compiled,
+        model=model,
+        devices=_granted(context.devices, sdk=sdk, compile_spec=compiled.compile_spec),
+        tokenizer=Tokenizer(context.inputs[stage.SNAPSHOT]),
+    )
+    measure = _measure_encoder if exported.ENCODER in model.components else _measure_decoder
+    answers, figures = measure(job)
+    first = job.devices[0]
+    figures |= {
+        "qid": first.qid,
+        "sku": first.sku,
+        "num_cores": compiled.compile_spec.num_cores,
+        "simulated": sdk.simulated,
+    }
+    measurement = {
+        "prompts": list(run_spec.prompts),
+        **answers,
+        "metrics": figures,
+        "devices": [dataclasses.asdict(device) for device in job.devices],
+        "simulated": sdk.simulated,
+    }
+    (context.out / FILE_NAME).write_text(json.dumps(measurement, indent=1, ensure_ascii=False) + "\n")
+    return stage.StageResult(figures=figures)
+
+
+def _measure_decoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers and figures of a generation."""
+    run_spec, compile_spec = job.run_spec, job.compiled.compile_spec
+    prompts = [job.tokenizer.encode(prompt) for prompt in run_spec.prompts]
+    shape = generation.DecoderShape(
+        batch_size=compile_spec.batch_size, prefill_len=compile_spec.prefill_len, ctx_len=compile_spec.ctx_len
+    )
+    job.context.emit(events.progress(f"running {len(prompts)} prompt(s) on device {job.devices[0].qid}"))
+    with job.session(exported.DECODER) as session:
+        result = generation.generate(
+            session,
+            prompts=prompts,
+            shape=shape,
+            eos_token_ids=job.model.eos_token_ids,
+            generation_len=run_spec.generation_len,
+            on_token=_teller(job.context.emit),
+        )
+    found = parity.Parity(note="Not asked for.")
+    if run_spec.check_parity:
+        job.context.emit(events.progress("comparing with the original model"))
+        found = parity.compare_tokens(job.original, prompts=prompts, generated=result.tokens)
+    timings = result.timings
+    figures = {
+        "ttft_s": _rounded(statistics.fmean(timings.ttft_s)),
+        "decode_tok_s": _rounded(timings.decode_tok_s),
+        "total_tok_s": _rounded(timings.total_tok_s),
+        "total_s": _rounded(timings.total_s),
+        "num_prompt_tokens": sum(map(len, prompts)),
+        "num_generated_tokens": sum(map(len, result.tokens)),
+        "tokens_equal": found.tokens_equal,
+        "num_tokens_equal": found.num_tokens_equal,
+        "parity_note": found.note,
+    }
+    answers = {
+        "prompt_tokens": prompts,
+        "tokens": result.tokens,
+        "texts": [job.tokenizer.decode(tokens) for tokens in result.tokens],
+        "token_times_s": [[_rounded(time_s) for time_s in times] for times in timings.token_times_s],
+        "parity": dataclasses.asdict(found),
+    }
+    return answers, figures
+
+
+def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers and figures of embeddings."""
+    compile_spec = job.compiled.compile_spec
+    texts = [job.tokenizer.encode(text) for text in job.run_spec.prompts]
+    input_ids_NS, attention_mask_NS = embedding.padded(texts, seq_len=compile_spec.seq_len)
+    output = next(iter(job.model.components[exported.ENCODER].outputs))
+    job.context.emit(events.progress(f"embedding {len(texts)} text(s) on device {job.devices[0].qid}"))
+    with job.session(exported.ENCODER) as session:
+        result = embedding.embed(
+            session,
+            input_ids_NS=input_ids_NS,
+            attention_mask_NS=attention_mask_NS,
+            batch_size=compile_spec.batch_size,
+            output=output,
+        )
+    np.save(job.context.out / EMBEDDINGS_NAME, result.values)
+    found = parity.Parity(note="Not asked for.")
+    if job.run_spec.check_parity:
+        job.context.emit(events.progress("comparing with the original model"))
+        found = parity.compare_embeddings(
+            job.original,
+            embeddings=result.values,
+            input_ids_NS=input_ids_NS,
+            attention_mask_NS=attention_mask_NS,
+            pooling=str(job.model.extra.get("pooling", "")),
+        )
+    equal = None if found.max_abs_diff is None else found.max_abs_diff <= EMBEDDING_BOUND
+    figures = {
+        "latency_s": _rounded(result.latency_s),
+        "embeddings_s": _rounded(result.embeddings_s),
+        "total_s": _rounded(result.total_s),
+        "num_prompt_tokens": sum(map(len, texts)),
+        "embeddings_equal": equal,
+        "max_abs_diff": found.max_abs_diff,
+        "parity_note": found.note,
+    }
+    return {"prompt_tokens": texts, "parity": dataclasses.asdict(found)}, figures
+
+
+def _granted(
+    grants: tuple[stage.DeviceGrant, ...], *, sdk: location.Sdk, compile_spec: spec.CompileSpec
+) -> tuple[devices.Device, ...]:
+    """The devices to run on: those that were granted, else free ones."""
+    known = {device.qid: device for device in devices.discover(sdk)}
+    if not grants:
+        return devices.pick(known.values(), num_cores=compile_spec.num_cores, num_devices=compile_spec.num_devices)
+    if len(grants) != compile_spec.num_devices:
+        raise InvalidInput(f"The program spans {compile_spec.num_devices} device(s), {len(grants)} were granted.")
+    found = []
+    for grant in grants:
+        device = known.get(grant.qid)
+        if device is None or not device.ready:
+            status = f"is {device.status}" if device else "does not exist"
+            raise DeviceLost(f"Device {grant.qid} {status}, expected a ready one.", advice="See `qaic-util -q`.")
+        if device.nsp_total < compile_spec.num_cores:
+            raise InvalidInput(
+                f"The program was compiled for {compile_spec.num_cores} cores; device {device.qid} ({device.sku}) has "
+                f"{device.nsp_total}.",
+                advice="Compile for fewer cores or run on another device.",
+            )
+        found.append(device)
+    return tuple(found)
+
+
+def _require_same_kind(sdk: location.Sdk, *, compiled: program.Program) -> None:
+    """Refuse a simulated program on a real card and the other way round."""
+    words = {True: "a simulated", False: "a real"}
+    if sdk.simulated != compiled.simulated:
+        raise InvalidInput(
+            f"The program was made by {words[compiled.simulated]} SDK, and the one at {sdk.root} is "
+            f"{words[sdk.simulated]} one.",
+            advice="Compile again with this SDK.",
+        )
+
+
+def _teller(emit: events.Emit) -> generation.OnToken:
+    """A listener to tokens that reports now and then how many there are."""
+    count = 0
+
+    def on_token(number: int, token: int) -> None:
+        nonlocal count
+        count += 1
+        if count % _TOKENS_BETWEEN_EVENTS == 0:
+            emit(events.progress(f"{count} tokens generated"))
+
+    return on_token
+
+
+def _rounded(value: float | None) -> float | None:
+    """Nanoseconds and less are noise."""
+    return None if value is None else round(value, 9)
