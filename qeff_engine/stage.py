@@ -7,13 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qeff_engine import events
+from qeff_engine import events, spec
 
 # Names of the inputs a stage may get. Each is the directory of a published artifact, read-only.
 SNAPSHOT = "snapshot"  # a Hugging Face checkpoint: config, tokenizer, safetensors
 ORIGINAL = "original"  # the snapshot before quantization, for parity
 ONNX = "onnx"  # a graph with its external data, see stages/export.py
 PROGRAM = "program"  # a compiled QPC, see stages/compile.py
+IMAGES = "images"  # files of pictures; in the order of their names they belong to the prompts
+
+
+# Inputs of a stage that it cannot do without, and those that it may get.
+REQUIRED_INPUTS: Mapping[spec.Stage, tuple[str, ...]] = {
+    spec.Stage.RESOLVE: (),
+    spec.Stage.QUANTIZE: (SNAPSHOT,),
+    spec.Stage.EXPORT: (SNAPSHOT,),
+    spec.Stage.COMPILE: (ONNX,),
+    spec.Stage.RUN: (PROGRAM, SNAPSHOT),
+}
+OPTIONAL_INPUTS: Mapping[spec.Stage, tuple[str, ...]] = {
+    **dict.fromkeys(spec.Stage, ()),
+    spec.Stage.RUN: (ORIGINAL, IMAGES),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
