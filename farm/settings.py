@@ -6,6 +6,7 @@ import dataclasses
 import getpass
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ class Settings:
         store: directory of the artifact store.
         sdk_root: Cloud AI SDK given by the user; None for the default search.
         owner: who submits.
+        host: name of this host in the farm.
         lease_s: how long a claim holds without a heartbeat.
         heartbeat_s: how often a supervisor renews.
         queued_resend_s: after how long an unclaimed message is sent again.
@@ -37,6 +39,7 @@ class Settings:
     store: Path
     sdk_root: Path | None = None
     owner: str = ""
+    host: str = ""
     lease_s: float = 60.0
     heartbeat_s: float = 2.0
     queued_resend_s: float = 10.0
@@ -79,6 +82,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         store=Path(environ.get("FARM_STORE") or home_path / "store").absolute(),
         sdk_root=Path(sdk_root).absolute() if sdk_root else None,
         owner=environ.get("FARM_OWNER") or _login(),
+        host=environ.get("FARM_HOST") or platform.node() or "localhost",
         lease_s=float(environ.get("FARM_LEASE_S") or draft.lease_s),
         heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
@@ -94,6 +98,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_BROKER_URL": settings.broker_url,
         "FARM_STORE": str(settings.store),
         "FARM_OWNER": settings.owner,
+        "FARM_HOST": settings.host,
         "FARM_LEASE_S": repr(settings.lease_s),
         "FARM_HEARTBEAT_S": repr(settings.heartbeat_s),
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),

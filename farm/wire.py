@@ -13,3 +13,8 @@ def host_queue(host: str) -> str:
 def device_queue(host: str, qid: int) -> str:
     """Queue of the node that is pinned to a device."""
     return f"device.{host}.{qid}"
+
+
+def attempt_log(job_id: int, attempt: int) -> str:
+    """Path of an attempt's log relative to the log directory; known before the attempt ends."""
+    return f"jobs/{job_id // 1000:03d}/{job_id}.{attempt}.log"
