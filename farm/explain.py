@@ -1,0 +1,153 @@
+"""Why a job is where it is: one sentence and what it waits for. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import sqlalchemy as sa
+
+from farm import inventory, queries
+from farm.models import actions, jobs
+from farm.states import DONE, FINAL, JobState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a job is in its state.
+
+    Attributes:
+        reason: one sentence.
+        details: further sentences.
+        waits_for: jobs that have to end first.
+    """
+
+    job: queries.Job
+    reason: str
+    details: tuple[str, ...] = ()
+    waits_for: tuple[int, ...] = ()
+
+
+def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: float) -> Explanation:
+    """Why a job is in its state.
+
+    Args:
+        connection: a read transaction.
+        job_id: which job.
+        now: the database's clock.
+        heard_since: nodes whose last heartbeat is older count as dead.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    job = queries.job(connection, job_id)
+    if job.state == JobState.WAITING:
+        return _waiting(connection, job)
+    if job.state == JobState.READY:
+        return _ready(connection, job, now=now, heard_since=heard_since)
+    if job.state in (JobState.QUEUED, JobState.RUNNING):
+        return _placed(connection, job, now=now)
+    return _ended(connection, job)
+
+
+def _waiting(connection: sa.Connection, job: queries.Job) -> Explanation:
+    if job.leader_id is not None:
+        leader = queries.job(connection, job.leader_id)
+        reason = (
+            f"It follows j{leader.id} of s{leader.submission_id}, which does the same work and is {leader.state}. "
+            "It ends when that job ends."
+        )
+        return Explanation(job=job, reason=reason, waits_for=(leader.id,))
+    parents = {parent.id: parent for parent in queries.inputs(connection, job.id).values()}
+    open_parents = [parent for parent in parents.values() if parent.state not in DONE]
+    if open_parents:
+        details = tuple(f"j{parent.id} {parent.label}: {parent.state}." for parent in open_parents)
+        return Explanation(
+            job=job,
+            reason=f"It waits for {len(open_parents)} of its inputs.",
+            details=details,
+            waits_for=tuple(parent.id for parent in open_parents),
+        )
+    return Explanation(job=job, reason="Its inputs are done; the scheduler has not looked at it yet.")
+
+
+def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_since: float) -> Explanation:
+    if job.not_before > now:
+        return Explanation(job=job, reason=f"It is tried again in {job.not_before - now:.0f} s. {job.reason}".rstrip())
+    ahead = connection.execute(
+        sa.select(sa.func.count()).where(
+            jobs.c.state == JobState.READY,
+            sa.or_(
+                jobs.c.priority > job.priority,
+                sa.and_(jobs.c.priority == job.priority, jobs.c.ready_at < job.ready_at),
+            ),
+        )
+    ).scalar_one()
+    details = [f"{ahead} ready jobs of the same or a higher priority came earlier."] if ahead else []
+    if not job.num_cores:
+        return _wants_slot(connection, job, heard_since=heard_since, details=details)
+    found = inventory.device_list(connection, heard_since=heard_since)
+    wide = [device for device in found if device.num_cores >= job.num_cores]
+    waits_for: list[int] = []
+    for device in wide:
+        words = [f"{device.name}: {device.free} of {device.num_cores} cores free"]
+        if not device.alive:
+            words.append("no node serves it")
+        if device.health != "ready":
+            words.append(f"{device.health}: {device.health_reason}" if device.health_reason else device.health)
+        for holder in device.holders:
+            draining = " (draining)" if holder.draining else ""
+            words.append(f"j{holder.job_id} holds {holder.num_cores}{draining}")
+            waits_for.append(holder.job_id)
+        details.append(", ".join(words) + ".")
+    narrow = len(found) - len(wide)
+    if narrow:
+        details.append(f"{narrow} devices have fewer than {job.num_cores} cores.")
+    reason = f"It wants {job.num_cores} cores of one device; {len(wide)} devices have as many."
+    return Explanation(job=job, reason=reason, details=tuple(details), waits_for=tuple(dict.fromkeys(waits_for)))
+
+
+def _wants_slot(connection: sa.Connection, job: queries.Job, *, heard_since: float, details: list[str]) -> Explanation:
+    for host in inventory.host_list(connection, heard_since=heard_since):
+        word = "" if host.alive else ", no node serves it"
+        details.append(f"{host.name}: {host.num_slots - host.busy_slots} of {host.num_slots} slots free{word}.")
+    return Explanation(job=job, reason="It wants a slot of a host.", details=tuple(details))
+
+
+def _placed(connection: sa.Connection, job: queries.Job, *, now: float) -> Explanation:
+    if job.state == JobState.QUEUED:
+        since = now - (job.queued_at or now)
+        return Explanation(job=job, reason=f"It was sent to its node {since:.0f} s ago. {job.reason}".rstrip())
+    attempt = queries.attempt_list(connection, job.id)[-1]
+    where = f"{attempt.host} {attempt.device}" if attempt.device else attempt.host
+    details = [attempt.progress] if attempt.progress else []
+    if job.cancel_requested:
+        details.append("Its end was asked for; its node ends it within seconds.")
+    reason = f"Attempt {attempt.number} has run on {where} for {now - attempt.started_at:.0f} s."
+    return Explanation(job=job, reason=reason, details=tuple(details))
+
+
+def _ended(connection: sa.Connection, job: queries.Job) -> Explanation:
+    if job.state == JobState.CACHED:
+        query = sa.select(actions.c.job_id).where(actions.c.action_key == job.action_key)
+        producer = connection.execute(query).scalar_one_or_none()
+        by = f" by j{producer}" if producer is not None else ""
+        return Explanation(job=job, reason=f"The same work had been done{by}; its result was reused.")
+    if job.state == JobState.FAILED:
+        details = [job.reason] if job.reason and job.reason != job.failure_message else []
+        attempts = queries.attempt_list(connection, job.id)
+        if attempts:
+            details.append(f"It was tried {len(attempts)} times. `farm logs j{job.id}` shows what it said.")
+        reason = f"{job.failure_class}: {job.failure_message}"
+        return Explanation(job=job, reason=reason, details=tuple(details))
+    if job.state == JobState.BLOCKED:
+        parents = {parent.id: parent for parent in queries.inputs(connection, job.id).values()}
+        broken = [parent for parent in parents.values() if parent.state in FINAL - DONE]
+        details = [f"j{parent.id} {parent.label}: {parent.state}." for parent in broken]
+        details += [f"`farm retry j{broken[0].id}` tries it again."] if broken else []
+        return Explanation(
+            job=job,
+            reason=f"An input failed. {job.reason}".rstrip(),
+            details=tuple(details),
+            waits_for=tuple(parent.id for parent in broken),
+        )
+    return Explanation(job=job, reason=job.reason or f"It has {job.state}.")

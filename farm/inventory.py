@@ -1,0 +1,214 @@
+"""The read side of hosts and devices: what there is, what is free, who holds the rest. Writes nothing."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import sqlalchemy as sa
+
+from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, nodes
+from farm.states import JobState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holder:
+    """An attempt that holds cores of a device.
+
+    Attributes:
+        num_cores: how many.
+        draining: the attempt was lost, and its host has not yet confirmed that its processes are gone.
+    """
+
+    job_id: int
+    attempt: int
+    label: str
+    submission_id: int
+    num_cores: int
+    draining: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceView:
+    """A device and its cores.
+
+    Attributes:
+        num_cores: cores that may be used.
+        free: of those, held by nobody.
+        alive: a node that is pinned to it has been heard lately.
+    """
+
+    id: int
+    host: str
+    qid: int
+    sku: str
+    simulated: bool
+    dram_mb: int
+    health: str
+    health_reason: str
+    num_cores: int
+    free: int
+    alive: bool
+    holders: tuple[Holder, ...]
+
+    @property
+    def name(self) -> str:
+        """For people, such as ``ultra/0``."""
+        return f"{self.sku}/{self.qid}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostView:
+    """A host and its slots."""
+
+    id: int
+    name: str
+    num_cpus: int
+    ram_bytes: int
+    num_slots: int
+    busy_slots: int
+    alive: bool
+    toolchain: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeView:
+    """A Celery process, as it was last heard."""
+
+    id: int
+    host: str
+    kind: str
+    queue: str
+    pid: int
+    started_at: float
+    heartbeat_at: float
+
+
+def device_list(connection: sa.Connection, *, heard_since: float) -> list[DeviceView]:
+    """All devices by host and qid.
+
+    Args:
+        connection: a read transaction.
+        heard_since: nodes whose last heartbeat is older count as dead.
+    """
+    holders = _holders(connection)
+    usable = (
+        sa.select(sa.func.count())
+        .where(cores.c.device_id == devices.c.id, cores.c.usable)
+        .scalar_subquery()
+        .label("usable")
+    )
+    alive = sa.exists().where(
+        nodes.c.device_id == devices.c.id, nodes.c.stopped_at.is_(None), nodes.c.heartbeat_at >= heard_since
+    )
+    query = (
+        sa.select(devices, hosts.c.name.label("host"), usable, alive.label("alive"))
+        .join(hosts, hosts.c.id == devices.c.host_id)
+        .order_by(hosts.c.name, devices.c.qid)
+    )
+    plain = ("id", "host", "qid", "sku", "simulated", "dram_mb", "health", "health_reason")
+    return [
+        DeviceView(
+            **{name: row[name] for name in plain},
+            num_cores=row["usable"],
+            free=max(0, row["usable"] - sum(holder.num_cores for holder in holders[row["id"]])),
+            alive=bool(row["alive"]),
+            holders=tuple(holders[row["id"]]),
+        )
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def _holders(connection: sa.Connection) -> dict[int, list[Holder]]:
+    query = (
+        sa.select(
+            core_leases.c.device_id,
+            core_leases.c.job_id,
+            core_leases.c.attempt,
+            core_leases.c.state,
+            jobs.c.label,
+            jobs.c.submission_id,
+            sa.func.count().label("num_cores"),
+        )
+        .join(jobs, jobs.c.id == core_leases.c.job_id)
+        .group_by(
+            core_leases.c.device_id,
+            core_leases.c.job_id,
+            core_leases.c.attempt,
+            core_leases.c.state,
+            jobs.c.label,
+            jobs.c.submission_id,
+        )
+        .order_by(core_leases.c.device_id, core_leases.c.job_id)
+    )
+    found: dict[int, list[Holder]] = collections.defaultdict(list)
+    for row in connection.execute(query):
+        found[row.device_id].append(
+            Holder(
+                job_id=row.job_id,
+                attempt=row.attempt,
+                label=row.label,
+                submission_id=row.submission_id,
+                num_cores=row.num_cores,
+                draining=row.state == "draining",
+            )
+        )
+    return found
+
+
+def device_cores(connection: sa.Connection) -> dict[str, int]:
+    """Number of cores by the device's name, of devices that are not lost or quarantined.
+
+    The name carries the host when devices of several hosts share it.
+    """
+    query = (
+        sa.select(hosts.c.name, devices.c.sku, devices.c.qid, devices.c.num_cores)
+        .join(hosts, hosts.c.id == devices.c.host_id)
+        .where(devices.c.health.in_(["ready", "draining"]))
+        .order_by(hosts.c.name, devices.c.qid)
+    )
+    rows = connection.execute(query).all()
+    several = len({row.name for row in rows}) > 1
+    return {f"{row.name} {row.sku}/{row.qid}" if several else f"{row.sku}/{row.qid}": row.num_cores for row in rows}
+
+
+def host_list(connection: sa.Connection, *, heard_since: float) -> list[HostView]:
+    """All hosts by name; ``heard_since`` as in :func:`device_list`."""
+    busy = sa.select(sa.func.count()).where(host_leases.c.host_id == hosts.c.id).scalar_subquery().label("busy_slots")
+    alive = sa.exists().where(
+        nodes.c.host_id == hosts.c.id,
+        nodes.c.kind == "host",
+        nodes.c.stopped_at.is_(None),
+        nodes.c.heartbeat_at >= heard_since,
+    )
+    query = sa.select(hosts, busy, alive.label("alive")).order_by(hosts.c.name)
+    names = [field.name for field in dataclasses.fields(HostView)]
+    return [
+        HostView(**{**{name: row[name] for name in names}, "alive": bool(row["alive"])})
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def node_list(connection: sa.Connection) -> list[NodeView]:
+    """Nodes that have not said that they stopped, by queue."""
+    query = (
+        sa.select(
+            nodes.c.id,
+            hosts.c.name.label("host"),
+            nodes.c.kind,
+            nodes.c.queue,
+            nodes.c.pid,
+            nodes.c.started_at,
+            nodes.c.heartbeat_at,
+        )
+        .join(hosts, hosts.c.id == nodes.c.host_id)
+        .where(nodes.c.stopped_at.is_(None))
+        .order_by(nodes.c.queue, nodes.c.id)
+    )
+    return [NodeView(**row) for row in connection.execute(query).mappings()]
+
+
+def unfinished(connection: sa.Connection) -> dict[JobState, int]:
+    """Jobs that have not ended, by state."""
+    query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.finished_at.is_(None)).group_by(jobs.c.state)
+    return {JobState(state): count for state, count in connection.execute(query)}

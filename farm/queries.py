@@ -1,0 +1,348 @@
+"""The read side: submissions, points, jobs, attempts and events as frozen values. Writes nothing.
+
+Lists are paged by key: ``before`` is the smallest id of the page before, so that a page costs the same however deep
+it lies and nothing is skipped while rows are added.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.errors import NotFound
+from farm.models import actions, attempts, devices, edges, events, hosts, jobs, nodes, point_jobs, points, submissions
+from farm.states import DONE, FINAL, JobState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A submission and how far it is.
+
+    Attributes:
+        counts: jobs by state; states without a job are absent.
+        state: :func:`overall` of the counts.
+        finished_at: when its last job ended; None while one has not.
+    """
+
+    id: int
+    name: str
+    owner: str
+    priority: int
+    labels: dict[str, str]
+    request: dict[str, Any]
+    created_at: float
+    counts: dict[JobState, int]
+    state: str
+    finished_at: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as its row says."""
+
+    id: int
+    submission_id: int
+    stage: str
+    label: str
+    spec: dict[str, Any]
+    action_key: str | None
+    leader_id: int | None
+    state: JobState
+    reason: str
+    priority: int
+    remaining: int
+    num_cores: int
+    num_devices: int
+    attempt: int
+    failures: int
+    cancel_requested: bool
+    not_before: float
+    artifact: str | None
+    failure_class: str | None
+    failure_message: str | None
+    created_at: float
+    ready_at: float | None
+    queued_at: float | None
+    finished_at: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """The device that a measurement was made on."""
+
+    host: str
+    qid: int
+    sku: str
+    simulated: bool
+
+    @property
+    def name(self) -> str:
+        """For people, such as ``ultra/0``."""
+        return f"{self.sku}/{self.qid}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A job with what its work yielded, whoever did it.
+
+    Attributes:
+        producer_id: job that did the work: itself, or the one whose result was reused; None when not done.
+        figures: what the stage measured; empty when not done.
+        device: where it ran; None for stages of a host.
+    """
+
+    job: Job
+    producer_id: int | None
+    figures: dict[str, Any]
+    device: Device | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of a sweep and the jobs that serve it, in stage order."""
+
+    number: int
+    axes: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+
+    def outcome(self, stage: str) -> Outcome | None:
+        """The job of a stage; None when the point has none."""
+        return next((outcome for outcome in self.outcomes if outcome.job.stage == stage), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try at a job.
+
+    Attributes:
+        host: where it ran.
+        device: the device of the node; None on a host's node.
+        log_path: relative to the log directory.
+    """
+
+    job_id: int
+    number: int
+    state: str
+    host: str
+    device: str | None
+    started_at: float
+    finished_at: float | None
+    failure_class: str | None
+    message: str | None
+    progress: str | None
+    fraction: float | None
+    exit_code: int | None
+    cpu_s: float | None
+    peak_rss_bytes: int | None
+    log_path: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """One transition of a job."""
+
+    id: int
+    job_id: int
+    attempt: int
+    at: float
+    transition: str
+    from_state: str | None
+    to_state: str
+    reason: str
+
+
+_JOB_COLUMNS = tuple(jobs.c[field.name] for field in dataclasses.fields(Job))
+_DEVICE_NAME = devices.c.sku + sa.literal("/") + sa.cast(devices.c.qid, sa.Text)
+
+
+def overall(counts: Mapping[JobState, int]) -> str:
+    """One word for many jobs: the worst end of finished ones, else the most active state of the rest."""
+    if all(state in FINAL for state in counts):
+        if counts.get(JobState.FAILED) or counts.get(JobState.BLOCKED):
+            return "failed"
+        return "cancelled" if counts.get(JobState.CANCELLED) else "succeeded"
+    active = (JobState.RUNNING, JobState.QUEUED, JobState.READY, JobState.WAITING)
+    return str(next(state for state in active if counts.get(state)))
+
+
+def submission_list(
+    connection: sa.Connection, *, limit: int = 20, before: int | None = None, owner: str | None = None
+) -> list[Submission]:
+    """Submissions, newest first."""
+    query = sa.select(submissions).order_by(submissions.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(submissions.c.id < before)
+    if owner is not None:
+        query = query.where(submissions.c.owner == owner)
+    return _submissions(connection, query)
+
+
+def submission(connection: sa.Connection, submission_id: int) -> Submission:
+    """A submission.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    found = _submissions(connection, sa.select(submissions).where(submissions.c.id == submission_id))
+    if not found:
+        raise NotFound(f"There is no submission s{submission_id}. `farm list` shows those that exist.")
+    return found[0]
+
+
+def _submissions(connection: sa.Connection, query: sa.Select[Any]) -> list[Submission]:
+    rows = connection.execute(query).mappings().all()
+    counts: dict[int, dict[JobState, int]] = collections.defaultdict(dict)
+    ends: dict[int, float] = {}
+    tally = (
+        sa.select(jobs.c.submission_id, jobs.c.state, sa.func.count(), sa.func.max(jobs.c.finished_at))
+        .where(jobs.c.submission_id.in_([row["id"] for row in rows]))
+        .group_by(jobs.c.submission_id, jobs.c.state)
+    )
+    for submission_id, state, count, end in connection.execute(tally):
+        counts[submission_id][JobState(state)] = count
+        ends[submission_id] = max(ends.get(submission_id, 0.0), end or 0.0)
+    return [
+        Submission(
+            **{name: row[name] for name in ("id", "name", "owner", "priority", "labels", "request", "created_at")},
+            counts=counts[row["id"]],
+            state=overall(counts[row["id"]]),
+            finished_at=ends[row["id"]] if all(state in FINAL for state in counts[row["id"]]) else None,
+        )
+        for row in rows
+    ]
+
+
+def job_list(
+    connection: sa.Connection,
+    *,
+    submission_id: int | None = None,
+    states: Sequence[str] = (),
+    stage: str | None = None,
+    limit: int | None = 50,
+    before: int | None = None,
+) -> list[Job]:
+    """Jobs, newest first; all of them when ``limit`` is None."""
+    query = sa.select(*_JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
+    if submission_id is not None:
+        query = query.where(jobs.c.submission_id == submission_id)
+    if states:
+        query = query.where(jobs.c.state.in_(states))
+    if stage is not None:
+        query = query.where(jobs.c.stage == stage)
+    if before is not None:
+        query = query.where(jobs.c.id < before)
+    return [_job(row) for row in connection.execute(query).mappings()]
+
+
+def job(connection: sa.Connection, job_id: int) -> Job:
+    """A job.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    row = connection.execute(sa.select(*_JOB_COLUMNS).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"There is no job j{job_id}. `farm list --jobs` shows those that exist.")
+    return _job(row)
+
+
+def _job(row: sa.RowMapping) -> Job:
+    fields = {field.name: row[field.name] for field in dataclasses.fields(Job)}
+    return Job(**{**fields, "state": JobState(fields["state"])})
+
+
+def exists(connection: sa.Connection, *, submission_id: int | None = None, job_id: int | None = None) -> bool:
+    """Whether there is such a submission, or such a job."""
+    table, wanted = (submissions, submission_id) if submission_id is not None else (jobs, job_id)
+    return connection.execute(sa.select(table.c.id).where(table.c.id == wanted)).first() is not None
+
+
+def inputs(connection: sa.Connection, job_id: int) -> dict[str, Job]:
+    """The jobs that a job reads from, by input name."""
+    query = (
+        sa.select(edges.c.input, *_JOB_COLUMNS)
+        .join(jobs, jobs.c.id == edges.c.parent_id)
+        .where(edges.c.child_id == job_id)
+        .order_by(edges.c.input)
+    )
+    return {row["input"]: _job(row) for row in connection.execute(query).mappings()}
+
+
+def outcomes(connection: sa.Connection, job_ids: Iterable[int] | None = None, *, submission_id: int) -> list[Outcome]:
+    """The jobs of a submission, or some of them, with what their work yielded, by id."""
+    producer = sa.case((jobs.c.state == JobState.SUCCEEDED, jobs.c.id), else_=actions.c.job_id)
+    made = jobs.c.state.in_([str(state) for state in DONE])
+    query = (
+        sa.select(
+            *_JOB_COLUMNS,
+            sa.case((made, producer)).label("producer_id"),
+            attempts.c.figures,
+            devices.c.qid,
+            devices.c.sku,
+            devices.c.simulated,
+            hosts.c.name.label("host"),
+        )
+        .outerjoin(actions, sa.and_(actions.c.action_key == jobs.c.action_key, made))
+        .outerjoin(attempts, sa.and_(attempts.c.job_id == producer, attempts.c.state == "succeeded", made))
+        .outerjoin(nodes, nodes.c.id == attempts.c.node_id)
+        .outerjoin(devices, devices.c.id == nodes.c.device_id)
+        .outerjoin(hosts, hosts.c.id == devices.c.host_id)
+        .where(jobs.c.submission_id == submission_id)
+        .order_by(jobs.c.id)
+    )
+    if job_ids is not None:
+        query = query.where(jobs.c.id.in_(list(job_ids)))
+    return [_outcome(row) for row in connection.execute(query).mappings()]
+
+
+def _outcome(row: sa.RowMapping) -> Outcome:
+    device = None
+    if row["qid"] is not None:
+        device = Device(host=row["host"], qid=row["qid"], sku=row["sku"], simulated=row["simulated"])
+    return Outcome(job=_job(row), producer_id=row["producer_id"], figures=row["figures"] or {}, device=device)
+
+
+def point_list(connection: sa.Connection, submission_id: int) -> list[Point]:
+    """The points of a submission with the outcomes of their jobs, by number."""
+    by_id = {outcome.job.id: outcome for outcome in outcomes(connection, submission_id=submission_id)}
+    query = (
+        sa.select(points.c.number, points.c.axes, point_jobs.c.job_id)
+        .join(point_jobs, point_jobs.c.point_id == points.c.id)
+        .where(points.c.submission_id == submission_id)
+        .order_by(points.c.number, point_jobs.c.job_id)
+    )
+    grouped: dict[int, tuple[dict[str, Any], list[Outcome]]] = {}
+    for number, axes, job_id in connection.execute(query):
+        grouped.setdefault(number, (axes, []))[1].append(by_id[job_id])
+    return [Point(number=number, axes=axes, outcomes=tuple(found)) for number, (axes, found) in grouped.items()]
+
+
+def attempt_list(connection: sa.Connection, job_id: int) -> list[Attempt]:
+    """The attempts of a job, oldest first."""
+    columns = [attempts.c[field.name] for field in dataclasses.fields(Attempt) if field.name not in ("host", "device")]
+    query = (
+        sa.select(*columns, hosts.c.name.label("host"), _DEVICE_NAME.label("device"))
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .join(hosts, hosts.c.id == nodes.c.host_id)
+        .outerjoin(devices, devices.c.id == nodes.c.device_id)
+        .where(attempts.c.job_id == job_id)
+        .order_by(attempts.c.number)
+    )
+    return [Attempt(**row) for row in connection.execute(query).mappings()]
+
+
+def event_list(
+    connection: sa.Connection, *, job_id: int | None = None, submission_id: int | None = None, after: int = 0
+) -> list[Event]:
+    """What happened to a job, or to all jobs of a submission, oldest first, since the event ``after``."""
+    query = sa.select(*(events.c[field.name] for field in dataclasses.fields(Event))).order_by(events.c.id)
+    query = query.where(events.c.id > after)
+    if job_id is not None:
+        query = query.where(events.c.job_id == job_id)
+    if submission_id is not None:
+        query = query.join(jobs, jobs.c.id == events.c.job_id).where(jobs.c.submission_id == submission_id)
+    return [Event(**row) for row in connection.execute(query).mappings()]
