@@ -1,0 +1,204 @@
+"""The compiler's place is taken by real processes that end as the real one has been seen to end."""
+
+import io
+import os
+import re
+import signal
+import sys
+import textwrap
+
+import pytest
+
+from qeff_engine import errors
+from qeff_engine.sdk import compiler
+from qeff_engine.sdk.compiler_failures import Outcome, failure, telling_line
+
+GOOD = """
+    import os
+    print("Reading ONNX Model from x.onnx")
+    os.makedirs(program)
+    open(program + "/programqpc.bin", "wb").write(b"q" * 100)
+    print("Generated binary is present at", program)
+"""
+BAD_SHAPE = """
+    print("Reading ONNX Model from x.onnx")
+    print("[WARNING] slice dims clamped: not supported", file=sys.stderr)
+    print("QAIC_ERROR: ", file=sys.stderr)
+    print("Error message:  [Operator-'/layers.1/Reshape'] : Reshape: input shape (4, 4) and output shape (4, 1) have"
+          " different number of elements", file=sys.stderr)
+    print("Unable to AddNodesToGraphFromModel", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+def compile_with(script, *, tmp_path, emit=lambda event: None):
+    """Run the driver with a Python script as compiler; the text of the log comes back with the cost."""
+    tool = tmp_path / "qaic-compile"
+    program = tmp_path / "qpc"
+    tool.write_text(f"#!{sys.executable}\nimport sys\nprogram = {str(program)!r}\n{textwrap.dedent(script)}")
+    tool.chmod(0o755)
+    log = io.StringIO()
+    cost = compiler.compile_program(
+        [str(tool), "-m=x.onnx"],
+        program=program,
+        log=log,
+        log_path=tmp_path / "compile.log",
+        work=tmp_path,
+        emit=emit,
+    )
+    return cost, log.getvalue()
+
+
+def test_output_is_logged_and_told_line_by_line(tmp_path):
+    told = []
+    cost, log = compile_with(GOOD, tmp_path=tmp_path, emit=told.append)
+    assert [event.message for event in told] == [
+        "Reading ONNX Model from x.onnx",
+        f"Generated binary is present at {tmp_path / 'qpc'}",
+    ]
+    assert log.splitlines() == [f"$ {tmp_path / 'qaic-compile'} -m=x.onnx", *(event.message for event in told)]
+    assert cost.program_bytes == 100
+
+
+def test_a_line_is_told_before_the_compiler_ends(tmp_path):
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+
+    def emit(event):
+        if event.message == "Compile started":
+            fifo.write_text("on")  # the compiler ends only after it has read this
+
+    script = f'print("Compile started", flush=True)\nopen({str(fifo)!r}).read()\n' + textwrap.dedent(GOOD)
+    cost, _ = compile_with(script, tmp_path=tmp_path, emit=emit)
+    assert cost.program_bytes == 100
+
+
+def test_cost_is_that_of_the_compiler_and_its_children(tmp_path):
+    script = """
+    import subprocess
+    subprocess.run([sys.executable, "-c", "x = b'1' * 150_000_000; sum(range(3_000_000))"], check=True)
+    """
+    cost, _ = compile_with(script + GOOD, tmp_path=tmp_path)
+    assert 150_000_000 < cost.peak_rss_bytes < 400_000_000
+    assert cost.cpu_s > 0.02
+    assert cost.wall_s > 0
+
+
+def test_compiler_stays_in_the_process_group_of_the_stage(tmp_path):
+    _, log = compile_with("import os\nprint('group', os.getpgid(0))\n" + textwrap.dedent(GOOD), tmp_path=tmp_path)
+    assert f"group {os.getpgid(0)}" in log
+
+
+def test_compiler_is_killed_when_the_listener_gives_up(tmp_path):
+    pids = []
+
+    def emit(event):
+        pids.append(int(event.message))
+        raise errors.Cancelled("stop")
+
+    script = "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n"
+    with pytest.raises(errors.Cancelled):
+        compile_with(script, tmp_path=tmp_path, emit=emit)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "message"),
+    [
+        (BAD_SHAPE, errors.CompilerError, r"exit code 1: \[Operator-'/layers.1/Reshape'\] : Reshape: input shape"),
+        (
+            "print('QAIC_ERROR: Slice: Non-constant ends tensor not supported.')\nsys.exit(1)",
+            errors.Unsupported,
+            "Slice: Non-constant ends tensor not supported",
+        ),
+        (
+            "print('Invalid option -retained-state. Use -h, -help, or --help for list of options.')\nsys.exit(1)",
+            errors.Unsupported,
+            "Invalid option -retained-state",
+        ),
+        (
+            "print('[json.exception.type_error.302] type must be string, but is object')\nsys.exit(255)",
+            errors.CompilerError,
+            "exit code 255: .*type must be string",
+        ),
+        (
+            "print('QAIC_ERROR: Unable to create /x/qpc/ directory. Err=No space left on device')\nsys.exit(1)",
+            errors.Infrastructure,
+            "Unable to create /x/qpc/ directory",
+        ),
+        ("print('std::bad_alloc')\nsys.exit(1)", errors.HostOutOfMemory, "std::bad_alloc"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", errors.HostOutOfMemory, "killed"),
+        ("sys.exit(137)", errors.HostOutOfMemory, "killed"),
+        (
+            "import os, signal\nprint('packing', flush=True)\nos.kill(os.getpid(), signal.SIGABRT)",
+            errors.CompilerCrash,
+            r"signal 6 \(SIGABRT\). Its last words: packing",
+        ),
+        ("sys.exit(139)", errors.CompilerCrash, r"signal 11 \(SIGSEGV\)"),
+        ("print('all fine')", errors.CompilerCrash, "left no programqpc.bin"),
+        ("sys.exit(3)", errors.CompilerError, "exit code 3: it said nothing"),
+    ],
+)
+def test_failures_are_classified_and_name_the_line_that_matters(tmp_path, script, kind, message):
+    with pytest.raises(errors.EngineError, match=message) as caught:
+        compile_with(script, tmp_path=tmp_path)
+    assert type(caught.value) is kind
+    assert str(tmp_path / "compile.log") in caught.value.advice
+    assert f"{tmp_path / 'qaic-compile'} -m=x.onnx" in caught.value.advice
+
+
+def test_a_program_left_by_a_failed_compiler_is_not_taken(tmp_path):
+    with pytest.raises(errors.CompilerError):
+        compile_with(textwrap.dedent(GOOD) + "sys.exit(1)", tmp_path=tmp_path)
+
+
+def test_compiler_that_cannot_be_started_is_the_hosts_fault(tmp_path):
+    (tmp_path / "qaic-compile").write_text("not a program")
+    with pytest.raises(errors.Infrastructure, match="could not be started"):
+        compiler.compile_program(
+            [str(tmp_path / "qaic-compile")],
+            program=tmp_path / "qpc",
+            log=io.StringIO(),
+            log_path=tmp_path / "compile.log",
+            work=tmp_path,
+            emit=lambda event: None,
+        )
+
+
+def test_warnings_do_not_decide_about_the_class():
+    outcome = Outcome(
+        command=["c"],
+        exit_code=1,
+        lines=["[WARNING] Permission denied: cache", "QAIC_ERROR: bad graph"],
+        has_program=False,
+        log_path=os.devnull,
+    )
+    error = failure(outcome)
+    assert type(error) is errors.CompilerError
+    assert re.search("exit code 1: bad graph", str(error))
+
+
+def test_success_needs_exit_code_and_program():
+    outcome = Outcome(command=["c"], exit_code=0, lines=[], has_program=True, log_path=os.devnull)
+    assert failure(outcome) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], ""),
+        (["", "  "], ""),
+        (["Reading", "stopped here"], "stopped here"),
+        (["Unable to X", "QAIC_ERROR: y"], "y"),
+        (["QAIC_ERROR:", "Error message:  z", "Unable to X"], "z"),
+    ],
+)
+def test_telling_line_is_the_most_specific_one(lines, expected):
+    assert telling_line(lines) == expected
+
+
+def test_every_signal_is_a_crash_but_the_one_of_the_out_of_memory_killer():
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTERM):
+        outcome = Outcome(command=["c"], exit_code=-number, lines=[], has_program=False, log_path=os.devnull)
+        assert isinstance(failure(outcome), errors.CompilerCrash)
