@@ -15,15 +15,25 @@ class Awq:
     """Scaled input channels, then rounding to nearest with clipped ranges."""
 
     layout = base.AWQ_LAYOUT
+    needs_calibration = True
     least_zero = 0
     scales_inputs = True
 
     def input_scales(
-        self, weights: Mapping[str, torch.Tensor], *, statistics: ActivationStatistics, grid: Grid
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        statistics: ActivationStatistics,
+        grid: Grid,
+        ties_I: torch.Tensor,
     ) -> torch.Tensor | None:
         """See :func:`qeff_engine.quantizers.awq_math.search_scales`."""
         scales_I, _ = awq_math.search_scales(
-            list(weights.values()), abs_mean_I=statistics.abs_mean_I, gram_II=statistics.gram_II, grid=grid
+            list(weights.values()),
+            abs_mean_I=statistics.abs_mean_I,
+            gram_II=statistics.gram_II,
+            grid=grid,
+            ties_I=ties_I,
         )
         return scales_I
 

@@ -25,9 +25,16 @@ LEAST_CLIP = 0.5
 
 
 def search_scales(
-    weights: Sequence[torch.Tensor], *, abs_mean_I: torch.Tensor, gram_II: torch.Tensor, grid: Grid
+    weights: Sequence[torch.Tensor],
+    *,
+    abs_mean_I: torch.Tensor,
+    gram_II: torch.Tensor,
+    grid: Grid,
+    ties_I: torch.Tensor,
 ) -> tuple[torch.Tensor, float]:
     """Scales [in] for all weights [out, in] that read one input, and the output error that they leave.
+
+    Channels with the same number in ``ties_I`` get one scale, the geometric mean of what each would get.
 
     Scales of one are among the candidates, so the error is never above that of rounding to nearest. The first of
     equal candidates wins, so that the choice does not depend on the order of anything.
@@ -36,7 +43,8 @@ def search_scales(
     best_error = scaled_error(weights, scales_I=best_I, gram_II=gram_II, grid=grid)
     magnitude_I = weight_magnitude(weights, grid=grid)
     for step in range(1, GRID_STEPS + 1):
-        scales_I = candidate_scales(abs_mean_I, magnitude_I=magnitude_I, ratio=step / GRID_STEPS)
+        free_I = candidate_scales(abs_mean_I, magnitude_I=magnitude_I, ratio=step / GRID_STEPS)
+        scales_I = tied(free_I, ties_I=ties_I)
         error = scaled_error(weights, scales_I=scales_I, gram_II=gram_II, grid=grid)
         if error < best_error:
             best_I, best_error = scales_I, error
@@ -63,6 +71,14 @@ def candidate_scales(abs_mean_I: torch.Tensor, *, magnitude_I: torch.Tensor, rat
     alive = raw_I[alive_I]
     scales_I = (raw_I / (alive.max() * alive.min()).sqrt()).clamp(1e-3, 1e3)
     return torch.where(alive_I, scales_I, torch.ones_like(scales_I))
+
+
+def tied(scales_I: torch.Tensor, *, ties_I: torch.Tensor) -> torch.Tensor:
+    """Scales [in] of which those with the same number in ``ties_I`` are their geometric mean."""
+    num_rows = int(ties_I.max()) + 1
+    sums_N = torch.zeros(num_rows).index_add_(0, ties_I, scales_I.log())
+    counts_N = torch.zeros(num_rows).index_add_(0, ties_I, torch.ones_like(scales_I))
+    return (sums_N[ties_I] / counts_N[ties_I]).exp()
 
 
 def scaled_error(

@@ -79,17 +79,27 @@ class Quantizer(Protocol):
     Attributes:
         layout: layout of the checkpoint, :data:`GPTQ_LAYOUT` or :data:`AWQ_LAYOUT`.
         least_zero: see :class:`Grid`.
+        needs_calibration: whether statistics matter; if not, they may be of no tokens.
         scales_inputs: whether :meth:`input_scales` may return scales at all.
     """
 
     layout: str
+    needs_calibration: bool
     least_zero: int
     scales_inputs: bool
 
     def input_scales(
-        self, weights: Mapping[str, torch.Tensor], *, statistics: ActivationStatistics, grid: Grid
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        statistics: ActivationStatistics,
+        grid: Grid,
+        ties_I: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Scales [in] by which the weights' columns are multiplied and their input is divided; None for ones."""
+        """Scales [in] by which the weights' columns are multiplied and their input is divided; None for ones.
+
+        Channels with the same number in ``ties_I``, int64 [in], come from one place and get one scale.
+        """
 
     def quantize(self, weight_OI: torch.Tensor, *, statistics: ActivationStatistics, grid: Grid) -> QuantizedWeight:
         """The integers of one weight, float32 [out, in], whose input ``statistics`` describe. The weight is kept."""

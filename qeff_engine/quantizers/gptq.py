@@ -15,6 +15,7 @@ class Gptq:
     """Error-compensated rounding, never worse than rounding to nearest on the calibration tokens."""
 
     layout = base.GPTQ_LAYOUT
+    needs_calibration = True
     least_zero = 1
     scales_inputs = False
 
@@ -22,7 +23,12 @@ class Gptq:
         self._settings = settings
 
     def input_scales(
-        self, weights: Mapping[str, torch.Tensor], *, statistics: ActivationStatistics, grid: Grid
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        statistics: ActivationStatistics,
+        grid: Grid,
+        ties_I: torch.Tensor,
     ) -> torch.Tensor | None:
         """None: inputs stay as they are."""
         return None

@@ -15,11 +15,17 @@ class RoundToNearest:
     """Each weight to the nearest point of its group's grid."""
 
     layout = base.GPTQ_LAYOUT
+    needs_calibration = False
     least_zero = 1
     scales_inputs = False
 
     def input_scales(
-        self, weights: Mapping[str, torch.Tensor], *, statistics: ActivationStatistics, grid: Grid
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        statistics: ActivationStatistics,
+        grid: Grid,
+        ties_I: torch.Tensor,
     ) -> torch.Tensor | None:
         """None: inputs stay as they are."""
         return None

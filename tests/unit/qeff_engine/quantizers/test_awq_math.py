@@ -18,7 +18,11 @@ def test_searched_scales_beat_rounding_to_nearest_when_few_channels_are_large(se
     weight_OI, statistics, _ = correlated.layer(seed)
     other_OI, _, _ = correlated.layer(seed + 100, out_features=8)
     scales_I, error = awq_math.search_scales(
-        [weight_OI, other_OI], abs_mean_I=statistics.abs_mean_I, gram_II=statistics.gram_II, grid=GRID
+        [weight_OI, other_OI],
+        abs_mean_I=statistics.abs_mean_I,
+        gram_II=statistics.gram_II,
+        grid=GRID,
+        ties_I=torch.arange(64),
     )
     assert error < nearest_error([weight_OI, other_OI], statistics.gram_II)
     assert (scales_I > 0).all()
@@ -65,7 +69,7 @@ def test_silent_channels_keep_a_scale_of_one():
 
 def test_inputs_that_are_all_silent_are_not_scaled():
     scales_I, error = awq_math.search_scales(
-        [torch.ones(8, 64)], abs_mean_I=torch.zeros(64), gram_II=torch.zeros(64, 64), grid=GRID
+        [torch.ones(8, 64)], abs_mean_I=torch.zeros(64), gram_II=torch.zeros(64, 64), grid=GRID, ties_I=torch.arange(64)
     )
     assert torch.equal(scales_I, torch.ones(64))
     assert error == 0
@@ -79,3 +83,8 @@ def test_dividing_inputs_divides_their_statistics():
     divided = statistics.divided_by(scales_I)
     torch.testing.assert_close(divided.gram_II, direct.gram_II, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(divided.abs_mean_I, direct.abs_mean_I, rtol=1e-4, atol=1e-5)
+
+
+def test_tied_channels_get_one_scale():
+    scales_I = awq_math.tied(torch.tensor([1.0, 4.0, 3.0, 5.0]), ties_I=torch.tensor([1, 1, 0, 2]))
+    torch.testing.assert_close(scales_I, torch.tensor([2.0, 2.0, 3.0, 5.0]))
