@@ -7,7 +7,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, nodes
+from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, leader, nodes
 from farm.states import JobState
 
 
@@ -212,3 +212,14 @@ def unfinished(connection: sa.Connection) -> dict[JobState, int]:
     """Jobs that have not ended, by state."""
     query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.finished_at.is_(None)).group_by(jobs.c.state)
     return {JobState(state): count for state, count in connection.execute(query)}
+
+
+def scheduler_works(connection: sa.Connection, *, now: float) -> bool:
+    """Whether a scheduler holds the leader's lease."""
+    return connection.execute(sa.select(leader.c.id).where(leader.c.lease_until > now)).first() is not None
+
+
+def toolchain(connection: sa.Connection) -> dict[str, str]:
+    """Versions by name of the host that registered last; empty when there is none."""
+    query = sa.select(hosts.c.toolchain).order_by(hosts.c.registered_at.desc(), hosts.c.id.desc()).limit(1)
+    return dict(connection.execute(query).scalar_one_or_none() or {})

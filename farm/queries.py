@@ -323,16 +323,29 @@ def point_list(connection: sa.Connection, submission_id: int) -> list[Point]:
 
 def attempt_list(connection: sa.Connection, job_id: int) -> list[Attempt]:
     """The attempts of a job, oldest first."""
-    columns = [attempts.c[field.name] for field in dataclasses.fields(Attempt) if field.name not in ("host", "device")]
+    query = _attempts().where(attempts.c.job_id == job_id).order_by(attempts.c.number)
+    return [Attempt(**row) for row in connection.execute(query).mappings()]
+
+
+def running(connection: sa.Connection, submission_id: int) -> list[Attempt]:
+    """The running attempts of a submission's jobs, by job."""
     query = (
+        _attempts()
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(jobs.c.submission_id == submission_id, attempts.c.state == "running")
+        .order_by(attempts.c.job_id)
+    )
+    return [Attempt(**row) for row in connection.execute(query).mappings()]
+
+
+def _attempts() -> sa.Select[Any]:
+    columns = [attempts.c[field.name] for field in dataclasses.fields(Attempt) if field.name not in ("host", "device")]
+    return (
         sa.select(*columns, hosts.c.name.label("host"), _DEVICE_NAME.label("device"))
         .join(nodes, nodes.c.id == attempts.c.node_id)
         .join(hosts, hosts.c.id == nodes.c.host_id)
         .outerjoin(devices, devices.c.id == nodes.c.device_id)
-        .where(attempts.c.job_id == job_id)
-        .order_by(attempts.c.number)
     )
-    return [Attempt(**row) for row in connection.execute(query).mappings()]
 
 
 def event_list(

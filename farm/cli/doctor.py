@@ -1,0 +1,195 @@
+"""``farm doctor``: whether a farm can work here, and the cure of what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import shutil
+import socket
+import tempfile
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+
+from farm.cli import _words
+from farm.cli._context import Context
+from farm.errors import FarmError
+
+DESCRIPTION = "Check home, database, broker, nodes, disk, SDK and packages. Exits with 1 when something is wrong."
+
+LEAST_FREE_BYTES = 2 << 30
+_DEFAULT_SDK_ROOT = Path("/opt/qti-aic")
+_ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "onnx", "onnxscript", "onnxruntime", "numpy")
+_ANSWER_S = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is fine.
+        found: what was found.
+        cure: what to do when it is not fine.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--json", action="store_true", help="one JSON document: a list of {name, ok, found, cure}")
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Print a line per check."""
+    found = [check(context) for check in CHECKS]
+    if options.json:
+        context.out.json([dataclasses.asdict(check) for check in found])
+    else:
+        rows = [("ok" if check.ok else "fail", check.name, check.found) for check in found]
+        context.out.table(("", "check", "found"), rows)
+        for check in found:
+            if not check.ok:
+                context.out.text(f"{check.name}: {check.cure}")
+    return 0 if all(check.ok for check in found) else 1
+
+
+def _home(context: Context) -> Check:
+    home = context.settings.home
+    nearest = next(path for path in (home, *home.parents) if path.exists())
+    cure = f"Make {nearest} writable for this user, or choose another home with --home or FARM_HOME."
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return Check(name="home", ok=True, found=str(home))
+    except OSError as error:
+        return Check(name="home", ok=False, found=f"{nearest}: {error.strerror}", cure=cure)
+
+
+def _database(context: Context) -> Check:
+    try:
+        with context.reading():
+            return Check(name="database", ok=True, found=_without_password(context.settings.database_url))
+    except FarmError as error:
+        return Check(name="database", ok=False, found=str(error).partition(".")[0], cure=str(error))
+
+
+def _broker(context: Context) -> Check:
+    url = context.settings.broker_url
+    cure = "Start the farm with `farm up`, or the broker that FARM_BROKER_URL names."
+    try:
+        answer = _ping(urllib.parse.urlsplit(url))
+    except OSError as error:
+        words = f"{_without_password(url)}: {error.strerror or error}"
+        return Check(name="broker", ok=False, found=words, cure=cure)
+    # A server that wants a password has answered, too.
+    ok = answer.startswith((b"+PONG", b"-NOAUTH"))
+    return Check(name="broker", ok=ok, found=_without_password(url) if ok else f"answers {answer[:40]!r}", cure=cure)
+
+
+def _ping(url: urllib.parse.SplitResult) -> bytes:
+    """What a Redis or Valkey server answers to an inline PING."""
+    if url.scheme.endswith("+socket") or url.scheme == "unix":
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(_ANSWER_S)
+        with connection:
+            connection.connect(url.path)
+            return _exchange(connection)
+    with socket.create_connection((url.hostname or "localhost", url.port or 6379), timeout=_ANSWER_S) as connection:
+        if url.scheme != "rediss":
+            return _exchange(connection)
+        import ssl
+
+        with ssl.create_default_context().wrap_socket(connection, server_hostname=url.hostname) as encrypted:
+            return _exchange(encrypted)
+
+
+def _exchange(connection: socket.socket) -> bytes:
+    connection.sendall(b"PING\r\n")
+    return connection.recv(128)
+
+
+def _nodes(context: Context) -> Check:
+    cure = "Start the farm with `farm up`; on other hosts start their nodes. `farm status` lists those that were heard."
+    try:
+        from farm import db, inventory
+
+        with context.reading() as connection:
+            heard_since = context.heard_since(db.now(connection))
+            nodes = [node for node in inventory.node_list(connection) if node.heartbeat_at >= heard_since]
+    except FarmError:
+        return Check(name="nodes", ok=False, found="not known without the database", cure=cure)
+    kinds = {node.kind for node in nodes}
+    found = ", ".join(node.queue for node in nodes) or "none was heard lately"
+    missing = sorted({"device", "host"} - kinds)
+    if nodes and missing:
+        found = f"{found}; no {missing[0]} node"
+    return Check(name="nodes", ok=not missing, found=found, cure=cure)
+
+
+def _disk(context: Context) -> Check:
+    store = context.settings.store
+    nearest = next(path for path in (store, *store.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    return Check(
+        name="disk",
+        ok=free >= LEAST_FREE_BYTES,
+        found=f"{_words.size(free)} free at {store}",
+        cure=f"Free at least {_words.size(LEAST_FREE_BYTES)}, or put the artifacts elsewhere with FARM_STORE.",
+    )
+
+
+def _sdk(context: Context) -> Check:
+    """The SDK that nodes of this host would use, else the one that registered hosts have."""
+    root = context.settings.sdk_root or _DEFAULT_SDK_ROOT
+    if any((root / folder).is_dir() for folder in ("exec", "tools")):
+        return Check(name="SDK", ok=True, found=str(root))
+    try:
+        from farm import inventory
+
+        with context.reading() as connection:
+            version = inventory.toolchain(connection).get("sdk_apps")
+    except FarmError:
+        version = None
+    cure = "Set QAIC_SDK_ROOT to a Cloud AI SDK, or start simulated devices with `farm up`."
+    found = f"hosts have {version}" if version else f"no SDK at {root}"
+    return Check(name="SDK", ok=version not in (None, "absent"), found=found, cure=cure)
+
+
+def _engine(context: Context) -> Check:
+    """Whether this machine could run stages; the farm's own commands need none of it."""
+    missing, found = [], []
+    for package in _ENGINE_PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    words = f"missing: {', '.join(missing)}" if missing else ", ".join(found[:2])
+    return Check(name="engine", ok=not missing, found=words, cure="Install them: pip install 'qeff-farm[engine]'.")
+
+
+def _socket(context: Context) -> Check:
+    path = context.settings.broker_socket
+    length = len(os.fsencode(path))
+    return Check(
+        name="socket",
+        ok=length <= 107,  # sockaddr_un holds 108 bytes with the final zero
+        found=f"{path} ({length} bytes)",
+        cure="Choose a home with a shorter path, or a shorter TMPDIR: a unix socket's path has at most 107 bytes.",
+    )
+
+
+def _without_password(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@")
+
+
+CHECKS: tuple[Callable[[Context], Check], ...] = (_home, _socket, _database, _broker, _nodes, _disk, _sdk, _engine)

@@ -1,0 +1,156 @@
+"""``farm show``: a submission with its points, or a job with its attempts and history."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from farm.cli import _ids, _words
+from farm.cli._context import Context
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from farm import queries
+
+DESCRIPTION = "Show a submission with its points, or a job with its inputs, attempts and history."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("id", metavar="ID", help="s12 (a submission) or j34 (a job)")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Print one thing."""
+    with context.reading() as connection:
+        kind, number = _ids.either(connection, options.id)
+        found = _submission(connection, number) if kind == _ids.SUBMISSION else _job(connection, number)
+    if options.json:
+        context.out.json(_to_json(found))
+    elif kind == _ids.SUBMISSION:
+        _print_submission(context, found)
+    else:
+        _print_job(context, found)
+    return 0
+
+
+def _submission(connection: sa.Connection, number: int) -> dict[str, Any]:
+    from farm import queries
+
+    return {
+        "submission": queries.submission(connection, number),
+        "points": queries.point_list(connection, number),
+    }
+
+
+def _job(connection: sa.Connection, number: int) -> dict[str, Any]:
+    from farm import queries
+
+    job = queries.job(connection, number)
+    outcome = queries.outcomes(connection, [number], submission_id=job.submission_id)[0]
+    return {
+        "job": job,
+        "figures": outcome.figures,
+        "produced_by": outcome.producer_id,
+        "inputs": {name: parent.id for name, parent in queries.inputs(connection, number).items()},
+        "attempts": queries.attempt_list(connection, number),
+        "events": queries.event_list(connection, job_id=number),
+    }
+
+
+def _to_json(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _to_json(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_to_json(value) for value in found]
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        return dataclasses.asdict(found)
+    return found
+
+
+def _pairs(context: Context, pairs: dict[str, str]) -> None:
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        if value:
+            context.out.text(f"{name:<{width}}  {value}")
+
+
+def _print_submission(context: Context, found: dict[str, Any]) -> None:
+    submission: queries.Submission = found["submission"]
+    points: list[queries.Point] = found["points"]
+    _pairs(
+        context,
+        {
+            "submission": f"s{submission.id} {submission.name}",
+            "state": submission.state,
+            "jobs": ", ".join(f"{count} {state}" for state, count in sorted(submission.counts.items())),
+            "owner": submission.owner,
+            "priority": str(submission.priority),
+            "labels": ", ".join(f"{key}={value}" for key, value in submission.labels.items()),
+            "created": _words.moment(submission.created_at),
+            "ended": _words.moment(submission.finished_at),
+        },
+    )
+    context.out.text()
+    stages = list(dict.fromkeys(outcome.job.stage for point in points for outcome in point.outcomes))
+    axes = list(dict.fromkeys(axis for point in points for axis in point.axes))
+    rows = []
+    for point in points:
+        cells = [str(point.axes.get(axis, "")) for axis in axes]
+        jobs = [point.outcome(stage) for stage in stages]
+        cells += [f"j{outcome.job.id} {outcome.job.state}" if outcome else "" for outcome in jobs]
+        rows.append((str(point.number), *cells))
+    context.out.table(("point", *axes, *stages), rows)
+
+
+def _print_job(context: Context, found: dict[str, Any]) -> None:
+    job: queries.Job = found["job"]
+    producer = found["produced_by"]
+    _pairs(
+        context,
+        {
+            "job": f"j{job.id} {job.label}",
+            "of": f"s{job.submission_id}",
+            "stage": job.stage,
+            "state": f"{job.state}: {job.reason}" if job.reason else str(job.state),
+            "failure": f"{job.failure_class}: {job.failure_message}" if job.failure_class else "",
+            "wants": f"{job.num_cores} cores of {_words.plural(job.num_devices, 'device')}" if job.num_cores else "",
+            "inputs": ", ".join(f"{name} of j{parent}" for name, parent in found["inputs"].items()),
+            "artifact": job.artifact or "",
+            "made by": f"j{producer}" if producer not in (None, job.id) else "",
+            "action": job.action_key or "",
+            "created": _words.moment(job.created_at),
+            "ended": _words.moment(job.finished_at),
+        },
+    )
+    if found["figures"]:
+        context.out.text()
+        _pairs(context, {name: str(value) for name, value in found["figures"].items()})
+    if found["attempts"]:
+        context.out.text()
+        context.out.table(
+            ("attempt", "state", "where", "took", "CPU", "peak RSS", "message"),
+            [_attempt(a) for a in found["attempts"]],
+        )
+    context.out.text()
+    events = [
+        (_words.moment(event.at), event.transition, f"{event.from_state or '-'} -> {event.to_state}", event.reason)
+        for event in found["events"]
+    ]
+    context.out.table(("at", "transition", "states", "reason"), events)
+
+
+def _attempt(attempt: queries.Attempt) -> tuple[str, ...]:
+    took = None if attempt.finished_at is None else attempt.finished_at - attempt.started_at
+    return (
+        str(attempt.number),
+        attempt.state,
+        f"{attempt.host} {attempt.device}" if attempt.device else attempt.host,
+        _words.duration(took),
+        _words.duration(attempt.cpu_s),
+        _words.size(attempt.peak_rss_bytes),
+        (attempt.message or attempt.progress or "").partition("\n")[0],
+    )
