@@ -61,24 +61,38 @@ def obstacle(original: Path) -> str:
     return ""
 
 
-def compare_tokens(original: Path, *, prompts: Sequence[Sequence[int]], generated: Sequence[Sequence[int]]) -> Parity:
+def compare_tokens(
+    original: Path,
+    *,
+    prompts: Sequence[Sequence[int]],
+    generated: Sequence[Sequence[int]],
+    pixel_values_NCHW: Array | None = None,
+) -> Parity:
     """Compare generated token ids with the greedy tokens of the original in float32.
 
     Args:
         original: snapshot with the unquantized weights.
         prompts: token ids that were asked.
         generated: token ids that the program answered, by prompt.
+        pixel_values_NCHW: the picture of each prompt, for a model that takes pictures.
     """
     note = obstacle(original)
     if note:
         return Parity(note=note)
     try:
-        model = _load(original, auto_class="AutoModelForCausalLM")
+        model = _load(
+            original, auto_class="AutoModelForCausalLM" if pixel_values_NCHW is None else "AutoModelForImageTextToText"
+        )
     except _LOADING_ERRORS as error:
         return Parity(note=f"The original could not be loaded: {error}")
     num_equal, differences = 0, []
     for number, (prompt, tokens) in enumerate(zip(prompts, generated, strict=True)):
-        equal, difference = _agreeing(model, prompt=list(prompt), tokens=list(tokens))
+        equal, difference = _agreeing(
+            model,
+            prompt=list(prompt),
+            tokens=list(tokens),
+            pixel_values_NCHW=None if pixel_values_NCHW is None else pixel_values_NCHW[number : number + 1],
+        )
         num_equal += equal
         if difference:
             differences.append(f"prompt {number}, {difference}")
@@ -130,15 +144,16 @@ def _pooled(hidden_NSH: Array, *, attention_mask_NS: Array, pooling: str) -> Arr
     return hidden_NSH[:, 0] if pooling == "cls" else hidden_NSH
 
 
-def _agreeing(model: Any, *, prompt: list[int], tokens: list[int]) -> tuple[int, str]:
+def _agreeing(model: Any, *, prompt: list[int], tokens: list[int], pixel_values_NCHW: Array | None) -> tuple[int, str]:
     """How many tokens agree before the first difference, and what the difference is."""
     import torch
 
     sequence = torch.tensor([prompt + tokens[:-1]])
     # Logits of the whole prompt may be larger than the model; newer models can leave them out.
     keep = {"logits_to_keep": len(tokens)} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    pixels = {} if pixel_values_NCHW is None else {"pixel_values": torch.from_numpy(pixel_values_NCHW)}
     with torch.inference_mode():
-        logits_SV = model(input_ids=sequence, use_cache=False, **keep).logits[0, -len(tokens) :]
+        logits_SV = model(input_ids=sequence, use_cache=False, **keep, **pixels).logits[0, -len(tokens) :]
     for place, (token, expected) in enumerate(zip(tokens, logits_SV.argmax(-1).tolist(), strict=True)):
         if token != expected:
             gap = float(logits_SV[place, expected] - logits_SV[place, token])

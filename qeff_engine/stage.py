@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class StageContext:
         emit: receiver of events.
         sdk_root: directory of the Cloud AI SDK, real or simulated; None where no stage needs one.
         devices: cores held for this stage; only ``run`` has any.
+        on_token: told each generated token at once, by number of the prompt and token id; for streaming.
     """
 
     out: Path
@@ -64,6 +65,7 @@ class StageContext:
     emit: events.Emit = events.discard
     sdk_root: Path | None = None
     devices: tuple[DeviceGrant, ...] = ()
+    on_token: Callable[[int, int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

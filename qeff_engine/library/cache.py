@@ -13,12 +13,14 @@ spec, the digests of the inputs and the versions of the toolchain; a path is nev
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,14 @@ class StageCache:
                 f"The cache at {self.root} cannot be written: {error}.",
                 advice=f"Free some space or point {HOME_VARIABLE} to another directory.",
             ) from error
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory for a while, on the cache's own disk so that links into it work."""
+        parent = self.root / "scratch"
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent) as directory:
+            yield Path(directory)
 
     def adopt(self, directory: Path) -> Entry:
         """An artifact that was not made here as an input; all of its files are read once."""

@@ -60,7 +60,8 @@ class Session:
     """A program on one device, or sliced over several. Active inside a ``with`` block, and only there.
 
     Attributes:
-        inputs: bindings that calls may pass, by name; retained states are not among them.
+        inputs: bindings that every call passes, by name; retained states are not among them.
+        retained: retained states by name, which a call may pass to give them a new value.
         outputs: bindings that calls may ask for, by name.
         specializations: shapes of inputs and outputs, one entry for each static shape of the program.
     """
@@ -146,7 +147,8 @@ class Session:
         """Run the program once.
 
         Args:
-            feeds: every input by name, of one specialization's shapes; cast to the program's types.
+            feeds: every input by name, of one specialization's shapes, and any retained states; cast to the program's
+                types.
             outputs: names of the outputs that are wanted.
 
         Raises:
@@ -161,7 +163,8 @@ class Session:
         buffers = [self._skipped] * self._num_buffers
         shapes: list[tuple[int, Sequence[int]]] = [_SKIPPED] * self._num_buffers
         for name, array in feeds.items():
-            binding, data = self.inputs[name], np.ascontiguousarray(array, dtype=_dtype_of(self.inputs[name]))
+            binding = self.inputs[name] if name in self.inputs else self.retained[name]
+            data = np.ascontiguousarray(array, dtype=_dtype_of(binding))
             buffers[binding.index] = rt.QBuffer(data.tobytes())
             shapes[binding.index] = (data.itemsize, data.shape)
         for name in outputs:
@@ -194,7 +197,7 @@ class Session:
 
     def _matching(self, feeds: Mapping[str, Array]) -> int:
         """The number of the specialization that has the shapes of ``feeds``."""
-        if feeds.keys() != self.inputs.keys():
+        if feeds.keys() - self.retained.keys() != self.inputs.keys():
             raise InvalidInput(f"The program's inputs are {sorted(self.inputs)}, got {sorted(feeds)}.")
         for number, shapes in enumerate(self.specializations):
             if all(array.shape == shapes[name] for name, array in feeds.items()):
@@ -232,12 +235,14 @@ class Session:
         self._num_buffers = len(bindings)
         self._skipped = self._runtime.qaicrt.QBuffer(b"")
         self.inputs: dict[str, Binding] = {}
+        self.retained: dict[str, Binding] = {}
         self.outputs: dict[str, Binding] = {}
         for binding in bindings:
             name = names[binding.index]
-            if name in retained or name.endswith(RETAINED):
+            if name.endswith(RETAINED):
                 continue
-            side = self.inputs if binding.dir == self._runtime.api.BUFFER_IO_TYPE_INPUT else self.outputs
+            inputs = self.retained if name in retained else self.inputs
+            side = inputs if binding.dir == self._runtime.api.BUFFER_IO_TYPE_INPUT else self.outputs
             side[name] = Binding(name=name, index=binding.index, dtype=self._dtypes.get(binding.type))
         allowed: list[Shapes] = [
             {names[index]: tuple(shape.dims) for index, shape in enumerate(entry.shapes)}

@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qeff_engine import embedding, events, exported, generation, parity, program, spec, stage
-from qeff_engine.errors import DeviceLost, InvalidInput, Unsupported
+from qeff_engine import embedding, events, exported, generation, images, parity, program, spec, stage, vision_language
+from qeff_engine.errors import DeviceLost, InvalidInput
 from qeff_engine.sdk import devices, location
-from qeff_engine.sdk.session import Session
+from qeff_engine.sdk.session import Array, Session
 from qeff_engine.tokenizer import Tokenizer
 
 FILE_NAME = "measurement.json"
@@ -58,17 +59,11 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
 
     Raises:
         InvalidInput: prompts do not fit the program, or the program not the device.
-        Unsupported: the program needs more than texts.
         DeviceLost, DeviceOutOfMemory, Infrastructure: see :class:`qeff_engine.sdk.session.Session`.
         Numerics: results are not finite.
     """
     directory = context.inputs[stage.PROGRAM].absolute()
     compiled, model = program.load(directory), exported.load(directory)
-    if model.task == "image-text-to-text":
-        raise Unsupported(
-            f"A {model.class_name} needs images, and a run takes texts alone.",
-            advice="Use QEFFAutoModelForImageTextToText.generate for it.",
-        )
     sdk = location.find(context.sdk_root)
     _require_same_kind(sdk, compiled=compiled)
     job = _Job(
@@ -81,8 +76,7 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
         devices=_granted(context.devices, sdk=sdk, compile_spec=compiled.compile_spec),
         tokenizer=Tokenizer(context.inputs[stage.SNAPSHOT]),
     )
-    measure = _measure_encoder if exported.ENCODER in model.components else _measure_decoder
-    answers, figures = measure(job)
+    answers, figures = _MEASURES[model.task](job)
     first = job.devices[0]
     figures |= {
         "qid": first.qid,
@@ -102,26 +96,70 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
 
 
 def _measure_decoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Answers and figures of a generation."""
+    """Answers and figures of a generation from texts."""
+    prompts = [job.tokenizer.encode(prompt) for prompt in job.run_spec.prompts]
+    with job.session(exported.DECODER) as session:
+        return _generated(job, program=session, prompts=prompts)
+
+
+def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers and figures of a generation from texts with pictures."""
+    prompts, batch_size = job.run_spec.prompts, job.compiled.compile_spec.batch_size
+    if stage.IMAGES not in job.context.inputs:
+        raise InvalidInput(
+            f"A {job.model.class_name} needs pictures.", advice="Give a directory with one for each prompt (--images)."
+        )
+    paths = images.paths_of(job.context.inputs[stage.IMAGES], num_prompts=len(prompts))
+    reader = images.Reader(job.context.inputs[stage.SNAPSHOT])
+    readings = [reader.read(prompt, picture=path) for prompt, path in zip(prompts, paths, strict=True)]
+    pixel_values_NCHW = images.pixels_of(readings)
+    with job.session(exported.VISION) as session:
+        seen = vision_language.see(session, pixel_values_NCHW=pixel_values_NCHW, batch_size=batch_size)
+    with job.session(exported.DECODER) as session:
+        decoder = vision_language.SeeingDecoder(session, embeds_NVD=seen.embeds_NVD, batch_size=batch_size)
+        answers, figures = _generated(
+            job,
+            program=decoder,
+            prompts=[reading.tokens for reading in readings],
+            pixel_values_NCHW=pixel_values_NCHW,
+        )
+    # A user waits for the vision program too.
+    figures |= {
+        "vision_s": _rounded(seen.batch_s),
+        "ttft_s": _rounded(figures["ttft_s"] + seen.batch_s),
+        "total_s": _rounded(figures["total_s"] + seen.total_s),
+        "total_tok_s": _rounded(figures["num_generated_tokens"] / (figures["total_s"] + seen.total_s)),
+    }
+    return answers, figures
+
+
+def _generated(
+    job: _Job,
+    *,
+    program: generation.DecoderProgram,
+    prompts: list[list[int]],
+    pixel_values_NCHW: Array | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers and figures of a generation with a program that is active."""
     run_spec, compile_spec = job.run_spec, job.compiled.compile_spec
-    prompts = [job.tokenizer.encode(prompt) for prompt in run_spec.prompts]
     shape = generation.DecoderShape(
         batch_size=compile_spec.batch_size, prefill_len=compile_spec.prefill_len, ctx_len=compile_spec.ctx_len
     )
     job.context.emit(events.progress(f"running {len(prompts)} prompt(s) on device {job.devices[0].qid}"))
-    with job.session(exported.DECODER) as session:
-        result = generation.generate(
-            session,
-            prompts=prompts,
-            shape=shape,
-            eos_token_ids=job.model.eos_token_ids,
-            generation_len=run_spec.generation_len,
-            on_token=_teller(job.context.emit),
-        )
+    result = generation.generate(
+        program,
+        prompts=prompts,
+        shape=shape,
+        eos_token_ids=job.model.eos_token_ids,
+        generation_len=run_spec.generation_len,
+        on_token=_teller(job.context),
+    )
     found = parity.Parity(note="Not asked for.")
     if run_spec.check_parity:
         job.context.emit(events.progress("comparing with the original model"))
-        found = parity.compare_tokens(job.original, prompts=prompts, generated=result.tokens)
+        found = parity.compare_tokens(
+            job.original, prompts=prompts, generated=result.tokens, pixel_values_NCHW=pixel_values_NCHW
+        )
     timings = result.timings
     figures = {
         "ttft_s": _rounded(statistics.fmean(timings.ttft_s)),
@@ -183,6 +221,13 @@ def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"prompt_tokens": texts, "parity": dataclasses.asdict(found)}, figures
 
 
+_MEASURES: Mapping[str, Callable[[_Job], tuple[dict[str, Any], dict[str, Any]]]] = {
+    "text-generation": _measure_decoder,
+    "feature-extraction": _measure_encoder,
+    "image-text-to-text": _measure_vision_language,
+}
+
+
 def _granted(
     grants: tuple[stage.DeviceGrant, ...], *, sdk: location.Sdk, compile_spec: spec.CompileSpec
 ) -> tuple[devices.Device, ...]:
@@ -219,15 +264,17 @@ def _require_same_kind(sdk: location.Sdk, *, compiled: program.Program) -> None:
         )
 
 
-def _teller(emit: events.Emit) -> generation.OnToken:
-    """A listener to tokens that reports now and then how many there are."""
+def _teller(context: stage.StageContext) -> generation.OnToken:
+    """A listener to tokens that passes them on, and reports now and then how many there are."""
     count = 0
 
     def on_token(number: int, token: int) -> None:
         nonlocal count
         count += 1
         if count % _TOKENS_BETWEEN_EVENTS == 0:
-            emit(events.progress(f"{count} tokens generated"))
+            context.emit(events.progress(f"{count} tokens generated"))
+        if context.on_token is not None:
+            context.on_token(number, token)
 
     return on_token
 
