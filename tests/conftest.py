@@ -1,0 +1,24 @@
+"""What several packages' tests share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def simulated_sdk_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated SDK with an Ultra SoC (qid 0, 16 cores) and a Standard (qid 1, 14 cores).
+
+    One for the whole test process, since a process can load the runtime of one SDK only.
+    """
+    root = tmp_path_factory.mktemp("sdk") / "qti-aic"
+    subprocess.run(
+        [sys.executable, "-m", "qeff_engine.simulated_sdk", "install", root, "--devices", "ultra:1,standard:1"],
+        check=True,
+        capture_output=True,
+    )
+    return root
