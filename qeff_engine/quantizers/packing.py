@@ -149,11 +149,7 @@ def to_matmul_nbits(integers: Integers, *, name: str) -> MatMulNBits:
     order_I, columns = _consecutive_groups(integers.group_of_column_I, name=name)
     q_OI = integers.q_OI if order_I is None else integers.q_OI[:, order_I]
     out_features, in_features = q_OI.shape
-    block = _block_size(columns, single=integers.scales_OG.shape[1] == 1)
-    if block < LEAST_BLOCK:
-        raise Unsupported(
-            f"{name} has groups of {columns} columns, expected a multiple of {LEAST_BLOCK} (blocks of MatMulNBits)."
-        )
+    block = block_size(in_features, group_size=columns, name=name)
     # With one scale per row and an odd width, the single block is wider than the row.
     repeats = max(columns // block, 1)
     num_blocks = -(-in_features // block)
@@ -167,6 +163,27 @@ def to_matmul_nbits(integers: Integers, *, name: str) -> MatMulNBits:
         in_features=in_features,
         block_size=block,
         order_I=order_I,
+    )
+
+
+def block_size(in_features: int, *, group_size: int, name: str) -> int:
+    """Columns of a block of ``MatMulNBits`` for a linear with these groups.
+
+    It is the largest power of two that divides a group, so that a block has one scale. For one group per row whose
+    width no such block divides, it is the power of two that holds the row.
+
+    Raises:
+        Unsupported: there is none of at least 16; the message has ``name``, the linear's.
+    """
+    single = group_size == -1 or group_size >= in_features
+    columns = in_features if single else group_size
+    divisor = columns & -columns
+    if divisor >= LEAST_BLOCK:
+        return divisor
+    if single:
+        return 1 << max(columns - 1, LEAST_BLOCK - 1).bit_length()
+    raise Unsupported(
+        f"{name} has groups of {columns} columns, expected a multiple of {LEAST_BLOCK} (blocks of MatMulNBits)."
     )
 
 
@@ -198,14 +215,6 @@ def _consecutive_groups(groups_I: Array, *, name: str) -> tuple[Array | None, in
     if (np.diff(groups_I) >= 0).all():
         return None, columns
     return np.argsort(groups_I, kind="stable").astype(np.int64), columns
-
-
-def _block_size(columns: int, *, single: bool) -> int:
-    """Largest power of two that divides a group; for one group per row whose width allows none, one that holds it."""
-    divisor = columns & -columns
-    if divisor >= LEAST_BLOCK or not single:
-        return divisor
-    return 1 << max(columns - 1, LEAST_BLOCK - 1).bit_length()
 
 
 def _words_view(values: Array, *, axis: int) -> Array:
