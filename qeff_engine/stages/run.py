@@ -99,7 +99,8 @@ def _measure_decoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers and figures of a generation from texts."""
     prompts = [job.tokenizer.encode(prompt) for prompt in job.run_spec.prompts]
     with job.session(exported.DECODER) as session:
-        return _generated(job, program=session, prompts=prompts)
+        result = _generate(job, program=session, prompts=prompts)
+    return _judged(job, prompts=prompts, result=result)
 
 
 def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,16 +114,13 @@ def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]
     reader = images.Reader(job.context.inputs[stage.SNAPSHOT])
     readings = [reader.read(prompt, picture=path) for prompt, path in zip(prompts, paths, strict=True)]
     pixel_values_NCHW = images.pixels_of(readings)
+    tokens = [reading.tokens for reading in readings]
     with job.session(exported.VISION) as session:
         seen = vision_language.see(session, pixel_values_NCHW=pixel_values_NCHW, batch_size=batch_size)
     with job.session(exported.DECODER) as session:
         decoder = vision_language.SeeingDecoder(session, embeds_NVD=seen.embeds_NVD, batch_size=batch_size)
-        answers, figures = _generated(
-            job,
-            program=decoder,
-            prompts=[reading.tokens for reading in readings],
-            pixel_values_NCHW=pixel_values_NCHW,
-        )
+        result = _generate(job, program=decoder, prompts=tokens)
+    answers, figures = _judged(job, prompts=tokens, result=result, pixel_values_NCHW=pixel_values_NCHW)
     # A user waits for the vision program too.
     figures |= {
         "vision_s": _rounded(seen.batch_s),
@@ -133,29 +131,33 @@ def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]
     return answers, figures
 
 
-def _generated(
-    job: _Job,
-    *,
-    program: generation.DecoderProgram,
-    prompts: list[list[int]],
-    pixel_values_NCHW: Array | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Answers and figures of a generation with a program that is active."""
-    run_spec, compile_spec = job.run_spec, job.compiled.compile_spec
+def _generate(job: _Job, *, program: generation.DecoderProgram, prompts: list[list[int]]) -> generation.Generation:
+    """What a program that is active answers to prompts of token ids."""
+    compile_spec = job.compiled.compile_spec
     shape = generation.DecoderShape(
         batch_size=compile_spec.batch_size, prefill_len=compile_spec.prefill_len, ctx_len=compile_spec.ctx_len
     )
     job.context.emit(events.progress(f"running {len(prompts)} prompt(s) on device {job.devices[0].qid}"))
-    result = generation.generate(
+    return generation.generate(
         program,
         prompts=prompts,
         shape=shape,
         eos_token_ids=job.model.eos_token_ids,
-        generation_len=run_spec.generation_len,
+        generation_len=job.run_spec.generation_len,
         on_token=_teller(job.context),
     )
+
+
+def _judged(
+    job: _Job,
+    *,
+    prompts: list[list[int]],
+    result: generation.Generation,
+    pixel_values_NCHW: Array | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers and figures of a generation, compared with the original; the device is free again by now."""
     found = parity.Parity(note="Not asked for.")
-    if run_spec.check_parity:
+    if job.run_spec.check_parity:
         job.context.emit(events.progress("comparing with the original model"))
         found = parity.compare_tokens(
             job.original, prompts=prompts, generated=result.tokens, pixel_values_NCHW=pixel_values_NCHW
