@@ -50,7 +50,7 @@ def test_output_of_native_code_and_of_python_is_captured_and_passed_on(capfd):
     with captured() as said:
         os.write(2, b"native words\n")
         os.write(1, b"more native words\n")
-        print("python words", file=sys.stderr)
+        sys.stderr.write("python words\n")
     assert said.text == "native words\nmore native words\npython words\n"
     sys.stderr.flush()
     out, err = capfd.readouterr()
