@@ -143,6 +143,8 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
+        # Now, while the whole tree is known: once a parent has died, its children are no descendants of ours.
+        _end_children()
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
