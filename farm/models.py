@@ -101,7 +101,7 @@ jobs = sa.Table(
     ),
     sa.Index(
         "ix_jobs_ready",
-        sa.text("priority DESC"),
+        "priority",
         "ready_at",
         "id",
         sqlite_where=sa.text("state = 'ready'"),

@@ -1,0 +1,131 @@
+"""The database: engine, transactions, clock, revision. SQLite for one host, PostgreSQL for many."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.errors import DatabaseTooNew, FarmNotUp, Refused
+
+# Every revision of migrations/versions, oldest first. Kept here so that commands need not import Alembic.
+REVISIONS = ("0001",)
+HEAD = REVISIONS[-1]
+
+_BUSY_TIMEOUT_MS = 10_000
+_WRITE = "farm_write"
+
+
+class Database:
+    """One database and its connections.
+
+    Writers of SQLite take the lock at BEGIN: a transaction that begins by reading and then writes could not wait for
+    it later (SQLITE_BUSY without regard to the timeout).
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(**{_WRITE: True})
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.engine.dialect.name
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction that is committed at the end, or rolled back on an exception."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction that only reads."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def check(self) -> None:
+        """Raise unless the database has the tables that this program knows.
+
+        Raises:
+            FarmNotUp: there is no database, or no farm in it, or it does not answer.
+            DatabaseTooNew: its revision is unknown here.
+            Refused: its revision is older.
+        """
+        revision = self._revision()
+        if revision is None:
+            raise FarmNotUp(f"There is no farm in {self._place()}. Start one with: farm up")
+        if revision not in REVISIONS:
+            raise DatabaseTooNew(
+                f"The database {self._place()} has revision {revision}, this program knows up to {HEAD}. "
+                "Use the newer qeff-farm that wrote it."
+            )
+        if revision != HEAD:
+            raise Refused(f"The database {self._place()} has revision {revision}, expected {HEAD}. Run: farm up")
+
+    def _revision(self) -> str | None:
+        file = self.engine.url.database
+        if self.dialect == "sqlite" and file and file != ":memory:" and not Path(file).exists():
+            return None
+        try:
+            with self.read() as connection:
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    return None
+                return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        except sa.exc.DBAPIError as error:
+            raise FarmNotUp(f"The database {self._place()} does not answer: {error.orig}.") from error
+
+    def _place(self) -> str:
+        url = self.engine.url
+        return str(url.database) if self.dialect == "sqlite" else url.render_as_string(hide_password=True)
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The database at a URL (``sqlite:///PATH`` or ``postgresql://...``); nothing is created or connected yet."""
+    parsed = sa.make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed, max_overflow=64)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = sa.create_engine(parsed, max_overflow=64, pool_pre_ping=True)
+    return Database(engine)
+
+
+def now(connection: sa.Connection) -> float:
+    """The database's clock, in seconds since the epoch. SQLite lives on one host, whose clock is the clock."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.execute(_POSTGRESQL_NOW).scalar_one())
+
+
+_POSTGRESQL_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions of its own: it would begin them deferred, and not before DDL.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get(_WRITE)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,1 @@
+"""Revisions, numbered; one head."""
