@@ -9,48 +9,11 @@ stream of narrow jobs starves a wide one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+from farm.records import Capacity, DeviceCapacity, HostCapacity, ReadyJob
 
 PATIENCE_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadyJob:
-    """A job that may be placed.
-
-    Attributes:
-        job_id: its id; of two jobs that are alike otherwise the lower one goes first.
-        priority: higher goes first.
-        ready_at: since when it may be placed, seconds.
-        num_cores: cores on each device; 0 when it needs a host slot.
-        num_devices: devices that it spans; 0 when it needs none.
-    """
-
-    job_id: int
-    priority: int
-    ready_at: float
-    num_cores: int
-    num_devices: int = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Room:
-    """What one node has to give: cores of its device, or slots of its host.
-
-    Attributes:
-        node_id, queue: whom to send the message to.
-        name: for people, such as ``ultra/0``.
-        of_device: whether it is cores.
-        total: how many there are.
-        free: how many nobody holds or has been promised.
-    """
-
-    node_id: int
-    queue: str
-    name: str
-    of_device: bool
-    total: int
-    free: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,32 +40,38 @@ class Placement:
 
 
 class _Bin:
-    """A room while it is filled."""
+    """What one node has to give, while it is given: cores of its device, or slots of its host."""
 
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.free = room.free
+    def __init__(self, found: DeviceCapacity | HostCapacity) -> None:
+        self.node_id = found.node_id
+        self.queue = found.queue
+        self.of_device = isinstance(found, DeviceCapacity)
+        if isinstance(found, DeviceCapacity):
+            self.name, self.total, self.free = found.name, found.num_cores, found.free_cores
+        else:
+            self.name, self.total, self.free = found.host, found.num_slots, found.free_slots
         self.kept_for: int | None = None  # an older job that waits for this device to become free
 
 
-def place(jobs: Iterable[ReadyJob], *, rooms: Sequence[Room], now: float, patience_s: float = PATIENCE_S) -> Placement:
-    """Assign ready jobs to rooms.
+def place(jobs: Iterable[ReadyJob], *, capacity: Capacity, now: float, patience_s: float = PATIENCE_S) -> Placement:
+    """Assign ready jobs to nodes.
 
     Args:
         jobs: the ready jobs, in any order.
-        rooms: what is there; rooms without anything free matter for the reasons.
+        capacity: the live nodes; those without anything free matter for the reasons.
         now: the time that ``ready_at`` is compared with.
         patience_s: after how long a job that finds no room has a device kept for it.
     """
-    bins = [_Bin(room) for room in sorted(rooms, key=lambda room: (room.queue, room.node_id))]
+    found: list[DeviceCapacity | HostCapacity] = [*capacity.devices, *capacity.hosts]
+    bins = [_Bin(one) for one in sorted(found, key=lambda one: (one.queue, one.node_id))]
     assignments: list[Assignment] = []
     waiting: dict[int, str] = {}
-    for job in sorted(jobs, key=lambda job: (-job.priority, job.ready_at, job.job_id)):
+    for job in sorted(jobs, key=lambda job: (-job.priority, job.ready_at, job.id)):
         amount = job.num_cores or 1
-        candidates = [found for found in bins if found.room.of_device == bool(job.num_cores)]
+        candidates = [found for found in bins if found.of_device == bool(job.num_cores)]
         refusal = _never(job, candidates)
         if refusal:
-            waiting[job.job_id] = refusal
+            waiting[job.id] = refusal
             continue
         fitting = [found for found in candidates if found.free >= amount and found.kept_for is None]
         if fitting:
@@ -110,14 +79,14 @@ def place(jobs: Iterable[ReadyJob], *, rooms: Sequence[Room], now: float, patien
             chosen.free -= amount
             assignments.append(
                 Assignment(
-                    job_id=job.job_id,
-                    node_id=chosen.room.node_id,
-                    queue=chosen.room.queue,
+                    job_id=job.id,
+                    node_id=chosen.node_id,
+                    queue=chosen.queue,
                     reason=_reason(job, chosen),
                 )
             )
             continue
-        waiting[job.job_id] = _why_not_now(job, candidates)
+        waiting[job.id] = _why_not_now(job, candidates)
         if job.num_cores and now - job.ready_at >= patience_s:
             _keep(job, candidates)
     return Placement(assignments=tuple(assignments), waiting=waiting)
@@ -130,8 +99,8 @@ def _choose(fitting: list[_Bin], *, of_device: bool) -> _Bin:
 
 def _reason(job: ReadyJob, chosen: _Bin) -> str:
     if not job.num_cores:
-        return f"a slot of {chosen.room.name}"
-    return f"{job.num_cores} cores of {chosen.room.name}, which leaves {chosen.free} free"
+        return f"a slot of {chosen.name}"
+    return f"{job.num_cores} cores of {chosen.name}, which leaves {chosen.free} free"
 
 
 def _never(job: ReadyJob, candidates: list[_Bin]) -> str:
@@ -140,7 +109,7 @@ def _never(job: ReadyJob, candidates: list[_Bin]) -> str:
         return f"It spans {job.num_devices} devices, and a node has one."
     if not candidates:
         return f"No {'device' if job.num_cores else 'host'} node is alive."
-    widest = max(found.room.total for found in candidates)
+    widest = max(found.total for found in candidates)
     if job.num_cores > widest:
         return f"It needs {job.num_cores} cores, and the widest device that is alive has {widest}."
     return ""
@@ -151,13 +120,13 @@ def _why_not_now(job: ReadyJob, candidates: list[_Bin]) -> str:
         return "All host slots are taken."
     kept = [found for found in candidates if found.free >= job.num_cores]
     if kept:
-        return f"{kept[0].room.name} is kept for j{kept[0].kept_for}, which has waited longer."
-    free = ", ".join(f"{found.room.name} has {found.free}" for found in candidates)
+        return f"{kept[0].name} is kept for j{kept[0].kept_for}, which has waited longer."
+    free = ", ".join(f"{found.name} has {found.free}" for found in candidates)
     return f"It needs {job.num_cores} free cores: {free}."
 
 
 def _keep(job: ReadyJob, candidates: list[_Bin]) -> None:
     """Keep the device for a job that lacks the fewest cores to run it."""
-    wide = [found for found in candidates if found.room.total >= job.num_cores and found.kept_for is None]
+    wide = [found for found in candidates if found.total >= job.num_cores and found.kept_for is None]
     if wide:
-        max(wide, key=lambda found: found.free).kept_for = job.job_id
+        max(wide, key=lambda found: found.free).kept_for = job.id
