@@ -166,3 +166,12 @@ def test_discovery_imports_neither_numpy_nor_torch():
     code = "import sys, qeff_engine.sdk.devices; print(sorted({'numpy', 'torch', 'onnx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_both_forms_of_the_simulated_tool_tell_the_same(simulated_sdk_root):
+    sdk = location.find(simulated_sdk_root)
+    text = subprocess.run([sdk.tool("qaic-util"), "-q"], capture_output=True, text=True, check=True).stdout
+    found = devices.discover(sdk)
+    assert devices.parse_text(text) == found
+    assert [(device.qid, device.nsp_total, device.ready) for device in found] == [(0, 16, True), (1, 14, True)]
+    assert len({device.identity for device in found}) == 2
