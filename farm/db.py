@@ -75,7 +75,8 @@ class Database:
             with self.read() as connection:
                 if not sa.inspect(connection).has_table("alembic_version"):
                     return None
-                return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+                found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+                return found
         except sa.exc.DBAPIError as error:
             raise FarmNotUp(f"The database {self._place()} does not answer: {error.orig}.") from error
 

@@ -65,6 +65,7 @@ jobs = sa.Table(
     sa.Column("spec", sa.JSON, nullable=False),  # qeff_engine.spec, JSON form
     sa.Column("plan_key", sa.Text, nullable=False),  # digest of spec and plan keys of inputs: known at submit
     sa.Column("action_key", sa.Text),  # digest by content: known once the inputs are done
+    sa.Column("key_parts", sa.JSON),  # what the action key was made of
     sa.Column("leader_id", ID, sa.ForeignKey("jobs.id")),  # live job with the same action key
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),  # why it is in this state, for people

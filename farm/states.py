@@ -41,7 +41,6 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
         (W, "block", B),
         (W, "cancel", N),
         (R, "enqueue", Q),
-        (R, "hit", C),
         (R, "cancel", N),
         (Q, "claim", X),
         (Q, "give_back", R),  # no capacity at claim, node gone, or placed elsewhere

@@ -209,6 +209,7 @@ def _create_jobs() -> None:
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("plan_key", sa.Text(), nullable=False),
         sa.Column("action_key", sa.Text(), nullable=True),
+        sa.Column("key_parts", sa.JSON(), nullable=True),
         sa.Column("leader_id", ID, nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),

@@ -1,0 +1,190 @@
+"""What the scheduler does to jobs on their way to a node: admit, follow, hit, enqueue."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm import leadership, outbox, settling
+from farm.db import now
+from farm.errors import StaleTransition
+from farm.models import actions, edges, jobs
+from farm.records import Admissible, ReadyJob
+from farm.states import LIVE, JobState
+from farm.transitions import move
+
+_LIVE = [str(state) for state in LIVE]
+
+
+def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
+    """Waiting jobs whose inputs are done and that follow nobody, oldest first, with their inputs' digests."""
+    rows = connection.execute(
+        sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec)
+        .where(jobs.c.state == str(JobState.WAITING), jobs.c.remaining == 0, jobs.c.leader_id.is_(None))
+        .order_by(jobs.c.id)
+        .limit(limit)
+    ).all()
+    parent = jobs.alias()
+    links = connection.execute(
+        sa.select(edges.c.child_id, edges.c.input, parent.c.artifact)
+        .join(parent, parent.c.id == edges.c.parent_id)
+        .where(edges.c.child_id.in_([row.id for row in rows]))
+    )
+    inputs: dict[int, dict[str, str]] = collections.defaultdict(dict)
+    for link in links:
+        inputs[link.child_id][link.input] = link.artifact
+    return [Admissible(id=row.id, stage=row.stage, spec=row.spec, inputs=inputs[row.id]) for row in rows]
+
+
+def admit(
+    connection: sa.Connection, job_id: int, *, action_key: str, parts: Mapping[str, Any], term: int | None
+) -> JobState:
+    """Decide about a waiting job by its action key; returns its state afterwards.
+
+    ``cached`` when the action is done, ``failed`` when it is known to fail, ``waiting`` behind a live job with the same
+    key, else ``ready``.
+
+    Raises:
+        StaleTransition: the job, or the term, is not what the caller believes.
+    """
+    leadership.require_term(connection, term)
+    at = now(connection)
+    keys = {"action_key": action_key, "key_parts": dict(parts)}
+    done = connection.execute(
+        sa.select(actions.c.artifact, actions.c.failure_class, actions.c.failure_message, actions.c.job_id).where(
+            actions.c.action_key == action_key
+        )
+    ).one_or_none()
+    if done is not None and done.artifact is not None:
+        hit(connection, job_id, artifact=done.artifact, reason=f"done before by j{done.job_id}", at=at, values=keys)
+        return JobState.CACHED
+    if done is not None:
+        failure = {"failure_class": done.failure_class, "failure_message": done.failure_message}
+        _step(
+            connection,
+            job_id,
+            "fail",
+            target=JobState.FAILED,
+            reason=f"the same work failed in j{done.job_id}",
+            at=at,
+            values={**keys, **failure},
+        )
+        settling.block_descendants(connection, job_id, because="failed", at=at)
+        return JobState.FAILED
+    leader_id = connection.scalar(
+        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(_LIVE)).with_for_update()
+    )
+    if leader_id is not None:
+        reason = f"the same work is being done by j{leader_id}"
+        values = {**keys, "leader_id": leader_id}
+        _step(connection, job_id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
+        return JobState.WAITING
+    _step(
+        connection,
+        job_id,
+        "admit",
+        target=JobState.READY,
+        reason="waits for a place",
+        at=at,
+        values={**keys, "ready_at": at},
+    )
+    return JobState.READY
+
+
+def _step(
+    connection: sa.Connection,
+    job_id: int,
+    name: str,
+    *,
+    target: JobState,
+    reason: str,
+    at: float,
+    values: Mapping[str, Any],
+) -> None:
+    """A transition from ``waiting``."""
+    move(connection, job_id, name, source=JobState.WAITING, target=target, reason=reason, at=at, values=values)
+
+
+def hit(
+    connection: sa.Connection, job_id: int, *, artifact: str, reason: str, at: float, values: Mapping[str, Any]
+) -> None:
+    """A waiting job's artifact exists already."""
+    found = {**values, "artifact": artifact, "leader_id": None}
+    _step(connection, job_id, "hit", target=JobState.CACHED, reason=reason, at=at, values=found)
+    settling.done(connection, job_id, artifact=artifact, at=at)
+
+
+def ready(connection: sa.Connection, *, limit: int) -> list[ReadyJob]:
+    """Jobs that may be placed now, most urgent first; a job is as urgent as its most urgent follower."""
+    follower = jobs.alias()
+    urgency = sa.select(sa.func.max(follower.c.priority)).where(follower.c.leader_id == jobs.c.id).scalar_subquery()
+    rows = connection.execute(
+        sa.select(
+            jobs.c.id,
+            jobs.c.stage,
+            jobs.c.priority,
+            urgency.label("urgency"),
+            jobs.c.ready_at,
+            jobs.c.chain,
+            jobs.c.num_cores,
+            jobs.c.num_devices,
+        )
+        .where(jobs.c.state == str(JobState.READY), jobs.c.not_before <= now(connection))
+        .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
+        .limit(limit)
+    )
+    found = [
+        ReadyJob(
+            id=row.id,
+            stage=row.stage,
+            priority=max(row.priority, row.urgency if row.urgency is not None else row.priority),
+            ready_at=row.ready_at,
+            chain=row.chain,
+            num_cores=row.num_cores,
+            num_devices=row.num_devices,
+        )
+        for row in rows
+    ]
+    return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))
+
+
+def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str, reason: str, term: int | None) -> int:
+    """Place a ready job on a node and leave the message for it; returns the attempt's number, which is the fence.
+
+    Raises:
+        StaleTransition: the job, or the term, is not what the caller believes.
+    """
+    leadership.require_term(connection, term)
+    at = now(connection)
+    current = connection.scalar(
+        sa.select(jobs.c.attempt).where(jobs.c.id == job_id, jobs.c.state == str(JobState.READY)).with_for_update()
+    )
+    if current is None:
+        raise StaleTransition(f"Job j{job_id} is no longer ready: enqueue came too late.")
+    attempt = int(current) + 1
+    move(
+        connection,
+        job_id,
+        "enqueue",
+        source=JobState.READY,
+        target=JobState.QUEUED,
+        reason=reason,
+        at=at,
+        attempt=attempt - 1,
+        values={"attempt": attempt, "node_id": node_id, "queued_at": at},
+    )
+    outbox.put(connection, queue=queue, job_id=job_id, attempt=attempt, at=at)
+    return attempt
+
+
+def explain(connection: sa.Connection, reasons: Mapping[int, str]) -> None:
+    """Note why ready jobs were not placed; only changed sentences are written, and no state changes."""
+    for job_id, reason in reasons.items():
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state == str(JobState.READY), jobs.c.reason != reason)
+            .values(reason=reason)
+        )

@@ -1,0 +1,371 @@
+"""What a node does to a job: claim it, keep it, end it. Every function carries the attempt's number, the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm import leases, settling
+from farm.db import now
+from farm.errors import StaleTransition
+from farm.leases import confirm_gone
+from farm.models import actions, artifacts, attempts, edges, jobs, nodes
+from farm.records import ArtifactRecord, Claim, Grant, Usage
+from farm.states import JobState
+from farm.transitions import move
+from qeff_engine.errors import FailureClass
+
+__all__ = [
+    "RETRIES",
+    "cancel_attempt",
+    "claim",
+    "confirm_gone",
+    "fail",
+    "give_back",
+    "heartbeat",
+    "interrupt",
+    "succeed",
+]
+
+# How often a job is tried again after a failure of a class; classes that are not here are final at once.
+RETRIES: Mapping[FailureClass, int] = {
+    FailureClass.WORKER_LOST: 3,
+    FailureClass.INFRASTRUCTURE: 3,
+    FailureClass.DEVICE_LOST: 3,
+    FailureClass.TIMEOUT: 1,
+    FailureClass.COMPILER_CRASH: 1,
+    FailureClass.OUT_OF_MEMORY_HOST: 1,
+}
+
+# The same work would fail in the same way: followers fail with it, and the failure is remembered.
+DETERMINISTIC = frozenset({FailureClass.INVALID_INPUT, FailureClass.UNSUPPORTED, FailureClass.COMPILER_ERROR})
+
+_FIRST_PAUSE_S = 1.0  # doubles with each failure
+
+
+def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int, lease_s: float) -> Claim:
+    """Take a queued attempt for a node, with all the cores or the slot that it needs, or nothing.
+
+    Raises:
+        StaleTransition: the message is late or a duplicate: there is nothing to do.
+        NoCapacity: cores or slots are taken; the caller rolls back and gives the job back.
+    """
+    at = now(connection)
+    move(
+        connection,
+        job_id,
+        "claim",
+        source=JobState.QUEUED,
+        target=JobState.RUNNING,
+        reason="runs",
+        at=at,
+        attempt=attempt,
+        values={"node_id": node_id},
+    )
+    job = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
+    node = connection.execute(sa.select(nodes.c.host_id, nodes.c.device_id).where(nodes.c.id == node_id)).one()
+    connection.execute(
+        sa.insert(attempts).values(
+            job_id=job_id,
+            number=attempt,
+            node_id=node_id,
+            state="running",
+            lease_until=at + lease_s,
+            started_at=at,
+        )
+    )
+    grants: tuple[Grant, ...] = ()
+    if job.num_cores:
+        grants = (
+            leases.take_cores(
+                connection, node.device_id, num_cores=job.num_cores, job_id=job_id, attempt=attempt, at=at
+            ),
+        )
+    else:
+        leases.take_slot(connection, node.host_id, job_id=job_id, attempt=attempt, at=at)
+    parent = jobs.alias()
+    inputs = connection.execute(
+        sa.select(edges.c.input, parent.c.artifact)
+        .join(parent, parent.c.id == edges.c.parent_id)
+        .where(edges.c.child_id == job_id)
+    )
+    return Claim(
+        job_id=job_id,
+        attempt=attempt,
+        submission_id=job.submission_id,
+        stage=job.stage,
+        label=job.label,
+        spec=job.spec,
+        priority=job.priority,
+        inputs={row.input: row.artifact for row in inputs},
+        grants=grants,
+    )
+
+
+def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
+    """A queued job goes back to be placed again."""
+    move(
+        connection,
+        job_id,
+        "give_back",
+        source=JobState.QUEUED,
+        target=JobState.READY,
+        reason=reason,
+        at=now(connection),
+        attempt=attempt,
+        values={"node_id": None},
+    )
+
+
+def heartbeat(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    lease_s: float,
+    progress: str | None = None,
+    fraction: float | None = None,
+) -> bool:
+    """Renew the lease and tell how far the stage is; True when a user asked to stop.
+
+    Raises:
+        StaleTransition: the attempt is no longer the caller's.
+    """
+    said = {"progress": progress, "fraction": fraction} if progress is not None else {}
+    renewed = connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == attempt, attempts.c.state == "running")
+        .values(lease_until=now(connection) + lease_s, **said)
+    )
+    if renewed.rowcount != 1:
+        raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over: its heartbeat came too late.")
+    return bool(connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == job_id)))
+
+
+def succeed(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    artifact: ArtifactRecord,
+    figures: Mapping[str, Any],
+    usage: Usage,
+) -> None:
+    """The attempt's artifact is published: record it, remember the action, settle followers and children.
+
+    Raises:
+        StaleTransition: the attempt is no longer the caller's.
+    """
+    at = now(connection)
+    insert = _insert_or_ignore(connection)
+    connection.execute(
+        insert(artifacts)
+        .values(
+            digest=artifact.digest,
+            stage=artifact.stage,
+            num_bytes=artifact.num_bytes,
+            num_files=artifact.num_files,
+            created_at=at,
+        )
+        .on_conflict_do_nothing()
+    )
+    move(
+        connection,
+        job_id,
+        "succeed",
+        source=JobState.RUNNING,
+        target=JobState.SUCCEEDED,
+        reason="done",
+        at=at,
+        attempt=attempt,
+        values={"artifact": artifact.digest, "cancel_requested": False},
+    )
+    end_attempt(connection, job_id, attempt, state="succeeded", usage=usage, at=at, figures=dict(figures))
+    leases.release(connection, job_id, attempt=attempt)
+    job = _keyed(connection, job_id)
+    if job.action_key is not None:
+        connection.execute(
+            insert(actions)
+            .values(
+                action_key=job.action_key,
+                stage=job.stage,
+                parts=job.key_parts or {},
+                artifact=artifact.digest,
+                job_id=job_id,
+                figures=dict(figures),
+                created_at=at,
+            )
+            .on_conflict_do_nothing()
+        )
+    settling.done(connection, job_id, artifact=artifact.digest, at=at)
+
+
+def fail(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    failure_class: FailureClass | str,
+    message: str,
+    usage: Usage,
+) -> JobState:
+    """The attempt failed; returns ``ready`` when the job is tried again, else ``failed`` or ``cancelled``.
+
+    Raises:
+        StaleTransition: the attempt is no longer the caller's.
+    """
+    kind = FailureClass(failure_class)
+    job = _keyed(connection, job_id)
+    if job.cancel_requested:
+        cancel_attempt(connection, job_id, attempt, usage=usage)
+        return JobState.CANCELLED
+    at = now(connection)
+    again = job.failures < RETRIES.get(kind, 0)
+    if again:
+        pause_s = _FIRST_PAUSE_S * 2**job.failures
+        move(
+            connection,
+            job_id,
+            "retry_later",
+            source=JobState.RUNNING,
+            target=JobState.READY,
+            reason=f"attempt {attempt} failed ({kind}): {message}",
+            at=at,
+            attempt=attempt,
+            values={"failures": job.failures + 1, "not_before": at + pause_s, "node_id": None},
+        )
+    else:
+        move(
+            connection,
+            job_id,
+            "fail",
+            source=JobState.RUNNING,
+            target=JobState.FAILED,
+            reason=f"failed ({kind})",
+            at=at,
+            attempt=attempt,
+            values={"failures": job.failures + 1, "failure_class": str(kind), "failure_message": message},
+        )
+    end_attempt(connection, job_id, attempt, state="failed", usage=usage, at=at, failure=(kind, message))
+    leases.release(connection, job_id, attempt=attempt)
+    if again:
+        return JobState.READY
+    deterministic = kind in DETERMINISTIC
+    if deterministic and job.action_key is not None:
+        _remember_failure(connection, job, failure_class=kind, message=message, at=at)
+    settling.failed(connection, job_id, deterministic=deterministic, failure_class=str(kind), message=message, at=at)
+    return JobState.FAILED
+
+
+def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
+    """The node is shutting down and has stopped the attempt; the job is placed again, and nothing counts against it.
+
+    Raises:
+        StaleTransition: the attempt is no longer the caller's.
+    """
+    at = now(connection)
+    move(
+        connection,
+        job_id,
+        "interrupt",
+        source=JobState.RUNNING,
+        target=JobState.READY,
+        reason=reason,
+        at=at,
+        attempt=attempt,
+        values={"node_id": None},
+    )
+    end_attempt(connection, job_id, attempt, state="interrupted", usage=Usage(), at=at)
+    leases.release(connection, job_id, attempt=attempt)
+
+
+def cancel_attempt(connection: sa.Connection, job_id: int, attempt: int, *, usage: Usage) -> None:
+    """The node has stopped the attempt because a user asked.
+
+    Raises:
+        StaleTransition: the attempt is no longer the caller's.
+    """
+    at = now(connection)
+    move(
+        connection,
+        job_id,
+        "cancel",
+        source=JobState.RUNNING,
+        target=JobState.CANCELLED,
+        reason="cancelled by a user",
+        at=at,
+        attempt=attempt,
+    )
+    end_attempt(connection, job_id, attempt, state="cancelled", usage=usage, at=at)
+    leases.release(connection, job_id, attempt=attempt)
+    settling.release_followers(connection, job_id, at=at)
+    settling.block_descendants(connection, job_id, because="was cancelled", at=at)
+
+
+def end_attempt(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    state: str,
+    usage: Usage,
+    at: float,
+    figures: dict[str, Any] | None = None,
+    failure: tuple[FailureClass, str] | None = None,
+) -> None:
+    """Write how a running attempt ended; part of the job's transition in the same transaction."""
+    values: dict[str, Any] = {"state": state, "finished_at": at, "exit_code": usage.exit_code}
+    if usage.log_path is not None:
+        values |= {"log_path": usage.log_path, "cpu_s": usage.cpu_s, "peak_rss_bytes": usage.peak_rss_bytes}
+    if figures is not None:
+        values["figures"] = figures
+    if failure is not None:
+        values |= {"failure_class": str(failure[0]), "message": failure[1]}
+    ended = connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == attempt, attempts.c.state == "running")
+        .values(**values)
+    )
+    if ended.rowcount != 1:
+        raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over already.")
+
+
+def _keyed(connection: sa.Connection, job_id: int) -> Any:
+    return connection.execute(
+        sa.select(
+            jobs.c.id,
+            jobs.c.stage,
+            jobs.c.action_key,
+            jobs.c.key_parts,
+            jobs.c.failures,
+            jobs.c.cancel_requested,
+        ).where(jobs.c.id == job_id)
+    ).one()
+
+
+def _remember_failure(
+    connection: sa.Connection, job: Any, *, failure_class: FailureClass, message: str, at: float
+) -> None:
+    connection.execute(
+        _insert_or_ignore(connection)(actions)
+        .values(
+            action_key=job.action_key,
+            stage=job.stage,
+            parts=job.key_parts or {},
+            failure_class=str(failure_class),
+            failure_message=message,
+            job_id=job.id,
+            figures={},
+            created_at=at,
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def _insert_or_ignore(connection: sa.Connection) -> Any:
+    """The database's own INSERT, which knows ON CONFLICT."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert

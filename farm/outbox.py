@@ -1,0 +1,54 @@
+"""Messages that were decided on but not yet handed to the broker. Sending twice is harmless; forgetting is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from farm import leadership
+from farm.db import now
+from farm.models import jobs, nodes, outbox
+from farm.records import Message
+from farm.states import JobState
+
+
+def put(connection: sa.Connection, *, queue: str, job_id: int, attempt: int, at: float) -> None:
+    """Leave a message, in the transaction that decided on it."""
+    connection.execute(sa.insert(outbox).values(queue=queue, job_id=job_id, attempt=attempt, created_at=at))
+
+
+def take_outbox(connection: sa.Connection, *, limit: int) -> list[Message]:
+    """The oldest messages; they stay until :func:`delete_outbox`."""
+    rows = connection.execute(
+        sa.select(outbox.c.id, outbox.c.queue, outbox.c.job_id, outbox.c.attempt).order_by(outbox.c.id).limit(limit)
+    )
+    return [Message(id=row.id, queue=row.queue, job_id=row.job_id, attempt=row.attempt) for row in rows]
+
+
+def delete_outbox(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Forget messages that the broker has."""
+    if ids:
+        connection.execute(sa.delete(outbox).where(outbox.c.id.in_(ids)))
+
+
+def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | None) -> int:
+    """Leave the messages of queued jobs again that nobody has claimed for a while; returns how many."""
+    leadership.require_term(connection, term)
+    at = now(connection)
+    waiting = sa.select(outbox.c.job_id)
+    stale = connection.execute(
+        sa.select(jobs.c.id, jobs.c.attempt, nodes.c.queue)
+        .join(nodes, nodes.c.id == jobs.c.node_id)
+        .where(jobs.c.state == str(JobState.QUEUED), jobs.c.queued_at < at - older_than_s, jobs.c.id.not_in(waiting))
+        .order_by(jobs.c.id)
+    ).all()
+    for row in stale:
+        put(connection, queue=row.queue, job_id=row.id, attempt=row.attempt, at=at)
+        # Only the time of the last message: the state and the fence stay.
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == row.id, jobs.c.state == str(JobState.QUEUED), jobs.c.attempt == row.attempt)
+            .values(queued_at=at)
+        )
+    return len(stale)
