@@ -1,0 +1,289 @@
+"""A model source before anything is loaded: what it is, whether its files are whole, and what they look like.
+
+Used by the command line before a submission, so only headers are read and only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qeff_engine import gguf_header, safetensors_header, spec
+from qeff_engine.errors import InvalidInput
+from qeff_engine.safetensors_header import TensorPlace
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+# Files beside the weights that a snapshot keeps: never code, never pickle.
+SIDE_FILES = (
+    CONFIG_NAME,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?")
+_MAX_HUB_ID = 96
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model source that exists, or a hub id.
+
+    Attributes:
+        kind: one of :data:`qeff_engine.spec.SOURCE_KINDS`.
+        location: absolute path, or the hub id.
+        revision: commit, branch or tag of a hub id.
+        files: bytes of the files that matter, by relative name; empty for a hub id.
+        fingerprint: what the files look like; empty for a hub id.
+    """
+
+    kind: str
+    location: str
+    revision: str | None = None
+    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
+
+    def to_spec(self) -> spec.ResolveSpec:
+        """The spec of the stage that makes a snapshot of this source."""
+        return spec.ResolveSpec(
+            source=self.location, kind=self.kind, revision=self.revision, fingerprint=self.fingerprint
+        )
+
+
+def resolve_spec(source: str, *, revision: str | None = None) -> spec.ResolveSpec:
+    """The resolve spec of a source; see :func:`inspect`."""
+    return inspect(source, revision=revision).to_spec()
+
+
+def inspect(source: str, *, revision: str | None = None) -> Source:
+    """What a source is, after its headers were checked. Weights are not read, the hub is not asked.
+
+    Args:
+        source: directory, ``.gguf`` file or hub id.
+        revision: commit, branch or tag of a hub id.
+
+    Raises:
+        InvalidInput: it does not exist, or its files are not a whole checkpoint.
+        Unsupported: it is a split GGUF file.
+    """
+    path = Path(source).expanduser()
+    exists = _exists(path)
+    if not exists and not _looks_like_path(source):
+        _require_hub_id(source)
+        return Source(kind="hub", location=source, revision=revision)
+    if not exists:
+        raise InvalidInput(
+            f"{source} does not exist, expected a checkpoint directory or a .gguf file.", advice=_path_advice(path)
+        )
+    if revision is not None:
+        raise InvalidInput(
+            f"revision is '{revision}', but {source} is on this machine.", advice="Only hub ids have revisions."
+        )
+    path = path.absolute()
+    try:
+        names = directory_files(path) if path.is_dir() else _checked_gguf(path)
+    except OSError as error:
+        raise InvalidInput(
+            f"{error.filename or path} cannot be read: {error.strerror}.", advice="Check its permissions."
+        ) from error
+    root = path if path.is_dir() else path.parent
+    return Source(
+        kind="directory" if path.is_dir() else "gguf",
+        location=str(path),
+        files={name: (root / name).stat().st_size for name in names},
+        fingerprint=fingerprint(root, names=names),
+    )
+
+
+def fingerprint(root: Path, *, names: Iterable[str]) -> str:
+    """Digest of names, sizes and modification times: cheap, and another one when a file was changed or replaced."""
+    stats = {name: (root / name).stat() for name in names}
+    return spec.digest({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
+
+
+def directory_files(directory: Path) -> list[str]:
+    """Names of the files of a checkpoint directory that matter, sorted, after their headers were checked.
+
+    Raises:
+        InvalidInput: it is not a whole checkpoint.
+    """
+    config(directory)
+    safetensors_index(directory)
+    side = [name for name in SIDE_FILES if (directory / name).is_file()]
+    return sorted([*side, *weight_files(directory)])
+
+
+def config(directory: Path) -> dict[str, Any]:
+    """The JSON object of ``config.json``.
+
+    Raises:
+        InvalidInput: there is none, or it is no config of a model.
+    """
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise InvalidInput(
+            f"{directory} has no {CONFIG_NAME}, expected a checkpoint directory.", advice=_no_config_advice(directory)
+        )
+    fields = _json_object(path)
+    if not isinstance(fields.get("model_type"), str):
+        raise InvalidInput(f"{path} names no model_type.", advice="Save the model with save_pretrained.")
+    return fields
+
+
+def model_type(source: Source) -> str | None:
+    """The architecture that a directory's config or a GGUF file's header names; None for a hub id."""
+    if source.kind == "hub":
+        return None
+    path = Path(source.location)
+    if source.kind == "directory":
+        return str(config(path)["model_type"])
+    return gguf_header.check(path).get("general.architecture")
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Names of the safetensors files that hold the weights, and of their index.
+
+    As in transformers, a single file goes before an index.
+
+    Raises:
+        InvalidInput: there are none, or not all of them.
+    """
+    if (directory / WEIGHTS_NAME).is_file():
+        return [WEIGHTS_NAME]
+    if not (directory / INDEX_NAME).is_file():
+        raise _no_weights(directory)
+    shards = sorted(set(_weight_map(directory).values()))
+    missing = [name for name in shards if not (directory / name).is_file()]
+    if missing:
+        raise InvalidInput(
+            f"{directory} has {len(shards) - len(missing)} of {len(shards)} shards: {missing[0]} is missing.",
+            advice="Fetch the missing shards.",
+        )
+    return [*shards, INDEX_NAME]
+
+
+def safetensors_index(directory: Path) -> dict[str, TensorPlace]:
+    """Every tensor of a checkpoint directory by name.
+
+    Raises:
+        InvalidInput: a file is missing or damaged, or the index names a tensor that its shard does not have.
+    """
+    names = weight_files(directory)
+    index: dict[str, TensorPlace] = {}
+    for name in names:
+        if name != INDEX_NAME:
+            index.update(safetensors_header.read(directory / name))
+    if INDEX_NAME in names:
+        for tensor, shard in _weight_map(directory).items():
+            if tensor not in index or index[tensor].file != shard:
+                raise InvalidInput(
+                    f"{INDEX_NAME} says that {shard} has the tensor {tensor}, but it does not.",
+                    advice=f"Fetch {shard} and the index again, from the same revision.",
+                )
+    return index
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        return False
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or source.endswith((".gguf", "/")) or source.count("/") > 1
+
+
+def _path_advice(path: Path) -> str:
+    """Where the path ends to exist, or a sibling with nearly the same name."""
+    parent = path.absolute().parent
+    if not _exists(parent):
+        return f"{parent} does not exist either."
+    try:
+        names = [entry.name for entry in parent.iterdir()]
+    except OSError:
+        names = []
+    hint = spec.near_miss(path.name, names) if names else ""
+    return hint if hint.startswith("Did") else "Check the spelling."
+
+
+def _require_hub_id(source: str) -> None:
+    parts = source.split("/")
+    valid = all(_HUB_NAME.fullmatch(part) and "--" not in part and ".." not in part for part in parts)
+    if not valid or len(source) > _MAX_HUB_ID:
+        raise InvalidInput(
+            f"'{source}' is neither a path that exists nor a hub id such as organization/name.",
+            advice="Name a checkpoint directory, a .gguf file or a hub id.",
+        )
+
+
+def _checked_gguf(path: Path) -> list[str]:
+    gguf_header.check(path)
+    return [path.name]
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}.", advice="Fetch the file again.") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput(f"{path} is a JSON {type(fields).__name__}, expected an object.")
+    return fields
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    path = directory / INDEX_NAME
+    weight_map = _json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidInput(f"{path} has no weight_map, expected one.", advice="Fetch the file again.")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InvalidInput(f"{path} names the shard {name!r}, expected a file beside it.")
+    return weight_map
+
+
+def _no_config_advice(directory: Path) -> str:
+    found = sorted(directory.glob("*.gguf"))
+    if found:
+        return f"To use the GGUF file in it, name the file: {found[0]}."
+    if (directory / "adapter_config.json").is_file():
+        return "It is an adapter: merge it into its base model and save that."
+    return "Save the model with save_pretrained, or name another directory."
+
+
+def _no_weights(directory: Path) -> InvalidInput:
+    pickled = sorted(entry.name for entry in directory.iterdir() if entry.suffix in _PICKLE_SUFFIXES)
+    if pickled:
+        return InvalidInput(
+            f"{directory} has weights only as pickle ({pickled[0]}), expected {WEIGHTS_NAME}: pickle can run code.",
+            advice="Convert it where you trust it: AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR).",
+        )
+    others = sorted(entry.name for entry in directory.glob("*.safetensors"))
+    advice = f"It has {', '.join(others[:3])}: is the index missing?" if others else "Fetch the weights."
+    return InvalidInput(f"{directory} has neither {WEIGHTS_NAME} nor {INDEX_NAME}.", advice=advice)
