@@ -121,9 +121,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _version() -> int:
-    from qeff_engine import __version__
+    from importlib.metadata import version
 
-    sys.stdout.write(f"farm {__version__}\n")
+    sys.stdout.write(f"farm {version('qeff-farm')}\n")
     return 0
 
 

@@ -20,6 +20,6 @@ def run(options: argparse.Namespace, context: Context) -> int:
     """Stop everything and return when it is gone."""
     from farm import local
 
-    local.stop(context.settings)
-    context.out.talk(f"The farm of {context.settings.home} is down.")
+    ran = local.stop(context.settings)
+    context.out.talk(f"The farm of {context.settings.home} {'is down' if ran else 'was not up'}.")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 
+from farm.cli import _words
 from farm.cli._context import Context
 
 DESCRIPTION = (
@@ -19,15 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         default=DEFAULT_DEVICES,
         metavar="LIST",
-        help=f"simulated devices as SKU:COUNT ({DEFAULT_DEVICES}); of no effect with QAIC_SDK_ROOT set",
+        help=f"simulated devices as SKU:COUNT ({DEFAULT_DEVICES}); of no effect where a real SDK is",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document: {home, pid, devices}")
+    parser.add_argument("--json", action="store_true", help="one JSON document: {home, pid, processes}")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Start everything and return when it works."""
     from farm import local
 
-    found = local.start(context.settings, devices=options.devices)
-    context.out.talk(f"The farm of {context.settings.home} is up.")
+    home = context.settings.home
+    context.out.talk(f"Starting the farm of {home}. Ctrl-C stops it again.")
+    start_s = time.monotonic()
+
+    def progress(doing: str) -> None:
+        context.out.talk(f"{time.monotonic() - start_s:8.1f} s  {doing}")
+
+    found = local.start(context.settings, devices=options.devices, progress=progress)
+    if options.json:
+        processes = {name: process.pid for name, process in found.children.items()}
+        context.out.json({"home": str(home), "pid": found.pid, "processes": processes})
+    took = _words.duration(time.monotonic() - start_s)
+    context.out.talk(f"The farm is up after {took}: {', '.join(found.children)}. `farm down` stops it.")
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from farm import cli
-from qeff_engine import __version__
 
 
 def test_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +25,7 @@ def test_no_command_shows_the_help_as_a_mistake(capsys: pytest.CaptureFixture[st
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"farm {__version__}\n"
+    assert capsys.readouterr().out == f"farm {version('qeff-farm')}\n"
 
 
 @pytest.mark.parametrize(
