@@ -34,7 +34,7 @@ class Settings:
     """
 
     damping: float = 0.01
-    block_columns: int = 128
+    block_columns: int = 32
     activation_order: bool = False
 
 
@@ -54,12 +54,11 @@ def inverse_factor(gram_II: torch.Tensor, *, damping: float) -> torch.Tensor:
     identity_II = torch.eye(gram_II.shape[0])
     for attempt in range(_DAMPING_TRIES):
         added_I = torch.where(dead_I, torch.ones(()), damping * 10.0**attempt * alive_mean)
-        lower_II, failed = torch.linalg.cholesky_ex(gram_II + torch.diag(added_I))
-        if int(failed) == 0:
-            inverse_II = torch.cholesky_solve(identity_II, lower_II)
-            factor = torch.linalg.cholesky_ex(inverse_II, upper=True)
-            upper_II: torch.Tensor = factor.L
-            if int(factor.info) == 0 and bool(torch.isfinite(upper_II).all()):
+        # H = R R^T with R upper, the Cholesky factor of H read backwards; then U is R^-1, without inverting H itself.
+        factor = torch.linalg.cholesky_ex((gram_II + torch.diag(added_I)).flip(0, 1))
+        if int(factor.info) == 0:
+            upper_II: torch.Tensor = torch.linalg.solve_triangular(factor.L.flip(0, 1), identity_II, upper=True)
+            if bool(torch.isfinite(upper_II).all()):
                 return upper_II
     raise Numerics(
         f"The Gram matrix of {gram_II.shape[0]} input channels is not positive definite, not even with "
@@ -104,10 +103,9 @@ def _quantize_by_activation(
 
 
 def _block(block_columns: int, group_columns: int) -> int:
-    """Columns of a block: a group either lies inside one or starts with one, so its grid sees all errors before it."""
-    if group_columns <= block_columns and block_columns % group_columns == 0:
-        return block_columns
-    return group_columns
+    """Columns of a block: a group lies inside one or starts with one, so its grid sees the errors of all before it."""
+    fits = group_columns % block_columns == 0 or block_columns % group_columns == 0
+    return block_columns if fits else group_columns
 
 
 def _round_columns(

@@ -145,7 +145,12 @@ class LayeredModel:
         ]
         settings = LoadStateDictConfig(dtype=torch.float32, weight_mapping=self._conversions)
         with _without_progress_bars():
-            convert_and_load_state_dict_in_model(self.module, {key: self._reader.tensor(key) for key in keys}, settings)
+            convert_and_load_state_dict_in_model(self.module, {key: self._float32(key) for key in keys}, settings)
+
+    def _float32(self, key: str) -> torch.Tensor:
+        """A tensor in float32 already: transformers would convert it in threads, whose memory is not given back."""
+        tensor = self._reader.tensor(key)
+        return tensor.float() if tensor.is_floating_point() else tensor
 
     def _is_on_meta(self, parameter: str) -> bool:
         owner, _, name = parameter.rpartition(".")

@@ -7,6 +7,7 @@ about one decoder layer in float32, the Gram matrices of its inputs and the cali
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import statistics
@@ -115,7 +116,7 @@ class _Job:
             for number in range(len(self._model.layer_names)):
                 samples = block.Samples(hidden=hidden, calls=[row[number] for row in calls]) if hidden else None
                 result, hidden = self._quantize_layer(number, quantizing, samples, writer)
-                results.append(result)
+                results.append(dataclasses.replace(result, weights={}))
                 self._tell(number + 1, time.monotonic() - start_s)
             num_bytes = writer.num_bytes
         return self._figures(results, wall_s=time.monotonic() - start_s, num_bytes=num_bytes)
