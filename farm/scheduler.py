@@ -1,0 +1,323 @@
+"""The scheduler: one round after another of admitting, reaping, placing and sending. ``python -m farm.scheduler``.
+
+All state is in SQL, so a scheduler may die at any moment and another goes on. Several may run: the leader's row has a
+term, every write carries it, and who has lost it stops. While the broker is away, what should be sent waits in the
+outbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from farm import actions, admission, db, devices, leadership, maintenance, outbox, placement
+from farm import settings as farm_settings
+from farm.db import Database
+from farm.dispatch import BrokerDown, Sender
+from farm.errors import FarmError, StaleTransition
+from farm.records import Message
+from farm.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE = 500, 500, 500
+_LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
+_RENEW_S = 1.0
+_ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
+_ACTIVE_FOR_S = 3.0  # after the last thing that happened
+_FULL_ROUND_S = 1.0  # leases end and pauses pass without anybody writing
+_FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
+
+
+class Sending(Protocol):
+    """What a round needs of the broker."""
+
+    def send(self, messages: Sequence[Message]) -> list[int]:
+        """Send and return the ids of those that were taken; BrokerDown when none was."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What one round did."""
+
+    admitted: int = 0
+    lost: int = 0
+    given_back: int = 0
+    placed: int = 0
+    sent: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether it did anything."""
+        return any(dataclasses.astuple(self))
+
+
+def tick(
+    database: Database,
+    *,
+    settings: Settings,
+    term: int | None,
+    sender: Sending | None,
+    full: bool = True,
+    reap: bool = True,
+) -> Counts:
+    """Do one round.
+
+    Args:
+        database: the farm's.
+        settings: lengths of leases.
+        term: of this leader.
+        sender: where messages go; None while the broker is away.
+        full: also do what time alone brings about: leases that end, messages to send again, reasons to write down.
+        reap: whether leases that are over are taken; False right after the database was away, when nobody could renew.
+
+    Raises:
+        BrokerDown: the broker took nothing; all else of the round is done.
+        StaleTransition: the term is over.
+    """
+    max_age_s = node_max_age_s(settings)
+    lost = maintenance.reap(database, term=term) if full and reap else 0
+    given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s) if full else 0
+    if full:
+        maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
+    admitted = admit(database, term=term, max_age_s=max_age_s)
+    placed = place(database, term=term, max_age_s=max_age_s, explain=full)
+    sent = send(database, sender=sender) if sender is not None else 0
+    return Counts(admitted=admitted, lost=lost, given_back=given_back, placed=placed, sent=sent)
+
+
+def node_max_age_s(settings: Settings) -> float:
+    """After which silence a node gets no more work."""
+    return settings.lease_s / 2
+
+
+def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
+    """Decide about waiting jobs whose inputs are done, in the order of their ids.
+
+    A job that becomes cached may make others admissible; they are found in the same call.
+    """
+    count = 0
+    with database.read() as connection:
+        toolchain = devices.toolchain(connection, max_age_s=max_age_s)
+        waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
+    while waiting and toolchain is not None:
+        with database.write() as connection:
+            leadership.require_term(connection, term)
+            for job in waiting:
+                key, parts = actions.action_key(
+                    job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain
+                )
+                with contextlib.suppress(StaleTransition):  # a user was faster
+                    admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
+                    count += 1
+            waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
+    return count
+
+
+def place(database: Database, *, term: int | None, max_age_s: float, explain: bool = True) -> int:
+    """Put ready jobs on nodes that have room, and note why the others wait if that is wanted."""
+    with database.read() as connection:
+        ready = admission.ready(connection, limit=PLACE_AT_ONCE)
+        if not ready:
+            return 0
+        capacity = devices.capacity(connection, max_age_s=max_age_s)
+        decided = placement.place(ready, capacity=capacity, now=db.now(connection))
+    count = 0
+    if not decided.assignments and not explain:
+        return count
+    with database.write() as connection:
+        leadership.require_term(connection, term)
+        for chosen in decided.assignments:
+            with contextlib.suppress(StaleTransition):  # a user was faster
+                admission.enqueue(
+                    connection,
+                    chosen.job_id,
+                    node_id=chosen.node_id,
+                    queue=chosen.queue,
+                    reason=chosen.reason,
+                    term=None,
+                )
+                count += 1
+        if explain:
+            admission.explain(connection, decided.waiting)
+    return count
+
+
+def send(database: Database, *, sender: Sending) -> int:
+    """Hand messages of the outbox to the broker. One that is sent and not yet forgotten may be sent again."""
+    count = 0
+    while True:
+        with database.read() as connection:
+            messages = outbox.take_outbox(connection, limit=SEND_AT_ONCE)
+        if not messages:
+            return count
+        sent = sender.send(messages)
+        with database.write() as connection:
+            outbox.delete_outbox(connection, sent)
+        count += len(sent)
+
+
+class _Pulse:
+    """Tells cheaply whether anybody else wrote to the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: sa.Connection | None = None
+        self._last: object = None
+
+    def beats(self) -> bool:
+        """Whether something was written since the last call."""
+        if self._connection is None:
+            self._connection = self._database.engine.connect()
+        query = _DATA_VERSION if self._database.dialect == "sqlite" else _NEWEST
+        now = tuple(self._connection.execute(query).one())
+        self._connection.rollback()  # the next look must not see this one's snapshot
+        changed, self._last = now != self._last, now
+        return changed
+
+    def close(self) -> None:
+        """Give up the connection, after an error for example."""
+        if self._connection is not None:
+            with contextlib.suppress(sa.exc.DBAPIError):
+                self._connection.invalidate()
+                self._connection.close()
+        self._connection = None
+
+
+_DATA_VERSION = sa.text("PRAGMA data_version")
+_NEWEST = sa.text("SELECT (SELECT max(id) FROM events), (SELECT max(id) FROM nodes)")
+
+
+class Scheduler:
+    """A scheduler's process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = db.open_database(settings.database_url)
+        self._sender = Sender(settings.broker_url)
+        self._pulse = _Pulse(self._database)
+        self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._term: int | None = None
+        self._stopping = False
+        self._renewed = self._full_round = self._happened = 0.0
+        self._broker_after = self._reap_after = 0.0
+        self._broker_back_off_s = self._back_off_s = _FIRST_BACK_OFF_S
+
+    def run(self) -> None:
+        """Schedule until :meth:`stop`.
+
+        Raises:
+            FarmError: there is no database, or one of another revision.
+        """
+        self._database.check()
+        while not self._stopping:
+            try:
+                if self._leads():
+                    self._round()
+                self._back_off_s = _FIRST_BACK_OFF_S
+            except StaleTransition as error:
+                _logger.warning("%s", error)
+                self._term = None
+            except sa.exc.DBAPIError as error:
+                self._on_database_error(error)
+            time.sleep(_ACTIVE_POLL_S if time.monotonic() < self._happened + _ACTIVE_FOR_S else _IDLE_POLL_S)
+        self._resign()
+
+    def stop(self) -> None:
+        """End after the current round. May be called in a signal handler."""
+        self._stopping = True
+
+    def _leads(self) -> bool:
+        """Whether this scheduler is the leader, which it becomes or stays if it can."""
+        now = time.monotonic()
+        if now < self._renewed + _RENEW_S:
+            return self._term is not None
+        self._renewed = now
+        with self._database.write() as connection:
+            if self._term is not None and not leadership.renew(
+                connection, holder=self._holder, term=self._term, lease_s=_LEASE_S
+            ):
+                _logger.warning("another scheduler leads")
+                self._term = None
+            if self._term is None:
+                self._term = leadership.acquire(connection, holder=self._holder, lease_s=_LEASE_S)
+                if self._term is not None:
+                    _logger.info("leads with term %d", self._term)
+        return self._term is not None
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        full = now >= self._full_round + _FULL_ROUND_S
+        if not self._pulse.beats() and not full:
+            return
+        if full:
+            self._full_round = now
+        sender = self._sender if now >= self._broker_after else None
+        try:
+            counts = tick(
+                self._database,
+                settings=self._settings,
+                term=self._term,
+                sender=sender,
+                full=full,
+                reap=now >= self._reap_after,
+            )
+        except BrokerDown as error:
+            _logger.warning("the broker takes no messages, next try in %.2f s: %s", self._broker_back_off_s, error)
+            self._broker_after = time.monotonic() + self._broker_back_off_s
+            self._broker_back_off_s = min(_LONGEST_BACK_OFF_S, 2 * self._broker_back_off_s)
+            return
+        if sender is not None:
+            self._broker_back_off_s = _FIRST_BACK_OFF_S
+        if counts.any:
+            self._happened = time.monotonic()
+            _logger.debug("%s", counts)
+
+    def _on_database_error(self, error: sa.exc.DBAPIError) -> None:
+        _logger.warning("the database does not answer, next try in %.2f s: %s", self._back_off_s, error)
+        self._pulse.close()
+        time.sleep(self._back_off_s)
+        self._back_off_s = min(_LONGEST_BACK_OFF_S, 2 * self._back_off_s)
+        # Nodes could not renew their leases either: give them time before taking any.
+        self._reap_after = time.monotonic() + 2 * self._settings.heartbeat_s + _LONGEST_BACK_OFF_S
+
+    def _resign(self) -> None:
+        if self._term is not None:
+            with contextlib.suppress(sa.exc.DBAPIError), self._database.write() as connection:
+                leadership.resign(connection, holder=self._holder, term=self._term)
+        self._pulse.close()
+        self._sender.close()
+        self._database.dispose()
+
+
+def run(settings: Settings) -> None:
+    """Be the scheduler of a farm until SIGTERM or SIGINT."""
+    scheduler = Scheduler(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: scheduler.stop())
+    scheduler.run()
+
+
+def main() -> int:
+    """Command line."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        run(farm_settings.load())
+    except FarmError as error:
+        sys.stderr.write(f"farm.scheduler: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""A node whose stages are :mod:`tests.small_stages`: ``python -m tests.small_node host``."""
+
+from __future__ import annotations
+
+import sys
+
+from workers.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(entry="tests.small_stages:run_stage"))

@@ -1,0 +1,132 @@
+"""Small stages with the contract of the engine's, for tests of the farm: what they do stands in a run's prompt.
+
+A node of tests runs :func:`run_stage` in place of :func:`qeff_engine.pipeline.run_stage`. Each start of a stage is
+appended to a file of its own under ``QEFF_TEST_STARTS``, so that a test can count how often work was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from qeff_engine import events, spec
+from qeff_engine.errors import InvalidInput
+from qeff_engine.stage import StageContext, StageResult
+
+
+def run_stage(stage_spec: spec.StageSpec, *, context: StageContext) -> StageResult:
+    """Do what the spec's text says, and leave one file that depends on spec and inputs only."""
+    text = _text(stage_spec)
+    context.emit(events.progress(f"begins {text}", fraction=0.5))
+    _note_start(stage_spec)
+    for word in text.split(";"):
+        name, _, argument = word.partition("=")
+        if name in ACTIONS:
+            ACTIONS[name](argument, context)
+    inputs = {name: (path / "content.json").read_text() for name, path in sorted(context.inputs.items())}
+    content = {"stage": stage_spec.STAGE, "spec": stage_spec.to_json(), "inputs": inputs}
+    (context.out / "content.json").write_text(json.dumps(content, sort_keys=True))
+    return StageResult(figures={"answer": 42, "qids": [grant.qid for grant in context.devices]})
+
+
+def _text(stage_spec: spec.StageSpec) -> str:
+    if isinstance(stage_spec, spec.RunSpec):
+        return stage_spec.prompts[0]
+    if isinstance(stage_spec, spec.ResolveSpec):
+        return stage_spec.source
+    return ""
+
+
+def _note_start(stage_spec: spec.StageSpec) -> None:
+    folder = os.environ.get("QEFF_TEST_STARTS")
+    if folder:
+        descriptor, _ = tempfile.mkstemp(prefix=f"{stage_spec.STAGE}-", dir=folder)
+        os.write(descriptor, json.dumps(stage_spec.to_json()).encode())
+        os.close(descriptor)
+
+
+def _say_environment(argument: str, context: StageContext) -> None:
+    facts = {
+        "environ": dict(os.environ),
+        "cwd": str(Path.cwd()),
+        "leader": os.getsid(0) == os.getpid() == os.getpgid(0),
+        "tmp": tempfile.mkdtemp(),
+        "stdin": sys.stdin.read() if not sys.stdin.closed else "",
+        "threads": threading.active_count(),
+    }
+    Path(argument).write_text(json.dumps(facts))
+
+
+def _sleep(argument: str, context: StageContext) -> None:
+    time.sleep(float(argument))
+
+
+def _wait(argument: str, context: StageContext) -> None:
+    """Say so by a file, and wait until the file is gone."""
+    flag = Path(argument)
+    flag.write_text(str(os.getpid()))
+    while flag.exists():
+        time.sleep(0.02)
+
+
+def _tool(argument: str, context: StageContext) -> None:
+    """Start a tool that runs for ever, write both pids to a file, and wait for it."""
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as tool:
+        draft = Path(argument).with_suffix(".draft")
+        draft.write_text(f"{os.getpid()} {tool.pid}")
+        draft.replace(argument)
+        tool.wait()
+
+
+def _deaf(argument: str, context: StageContext) -> None:
+    """Do not listen to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _raise(argument: str, context: StageContext) -> None:
+    faults = {
+        "invalid": InvalidInput("the value is 3, expected 4", advice="Say 4."),
+        "memory": MemoryError("no more"),
+        "disk": OSError(28, "No space left on device"),
+        "bug": ZeroDivisionError("division by zero"),
+    }
+    raise faults[argument]
+
+
+def _signal(argument: str, context: StageContext) -> None:
+    os.kill(os.getpid(), int(argument))
+    time.sleep(60)  # until it arrives
+
+
+def _exit(argument: str, context: StageContext) -> None:
+    os._exit(int(argument))
+
+
+def _print(argument: str, context: StageContext) -> None:
+    print(argument)
+    os.write(2, b"to stderr\n")
+
+
+def _link(argument: str, context: StageContext) -> None:
+    (context.out / "bad").symlink_to(argument)
+
+
+ACTIONS = {
+    "environment": _say_environment,
+    "sleep": _sleep,
+    "wait": _wait,
+    "tool": _tool,
+    "deaf": _deaf,
+    "raise": _raise,
+    "signal": _signal,
+    "exit": _exit,
+    "print": _print,
+    "link": _link,
+}

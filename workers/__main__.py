@@ -1,0 +1,61 @@
+"""``python -m workers``: start a node, or list the devices that nodes could be started for."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+
+from farm import settings as farm_settings
+from farm.errors import FarmError
+from qeff_engine.errors import EngineError
+from workers import bridge
+
+
+def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY) -> int:
+    """Carry out a command line; ``entry`` is what runs a stage."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    settings = farm_settings.load(home=options.home)
+    try:
+        if options.kind == "devices":
+            return _list_devices(settings)
+        from workers import node  # Celery
+
+        if options.kind == "host":
+            return node.run_host(settings, num_slots=options.slots, entry=entry)
+        return node.run_device(settings, qid=options.qid, num_slots=options.slots, entry=entry)
+    except FarmError as error:
+        sys.stderr.write(f"workers: {error}\n")
+        return error.exit_code
+    except EngineError as error:
+        sys.stderr.write(f"workers: {error}\n")
+        return FarmError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument("--home", help="home of the farm (FARM_HOME)")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    host = kinds.add_parser("host", help="the stages of this host that need no device")
+    device = kinds.add_parser("device", help="the run stage, pinned to one device")
+    device.add_argument("--qid", type=int, required=True, help="the device's number in `qaic-util -q`")
+    for node in (host, device):
+        node.add_argument("--slots", type=int, help="stages without a device that the host runs at once")
+    kinds.add_parser("devices", help="print this host's ready devices as JSON")
+    return parser
+
+
+def _list_devices(settings: farm_settings.Settings) -> int:
+    from workers import discovery
+
+    found = discovery.ready_devices(discovery.find_sdk(settings.sdk_root))
+    sys.stdout.write(json.dumps([dataclasses.asdict(device) for device in found]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

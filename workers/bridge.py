@@ -1,0 +1,105 @@
+"""From the farm's words to a stage process's: what a claim becomes, and what of the environment a stage may see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from farm import wire
+from farm.errors import StorageFault
+from farm.records import Claim
+from qeff_engine.spec import Stage
+from qeff_engine.stage import DeviceGrant
+from workers.groups import AttemptRecord
+from workers.stage_process import Order
+from workers.workplace import Workplace
+
+ENTRY = "qeff_engine.pipeline:run_stage"  # what runs a stage, but in tests of the farm alone
+
+# A stage sees these variables of its node and no others. Names that end in _ stand for all that begin so.
+_ALLOWED = (
+    "HOME",
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_",
+    "TZ",
+    "USER",
+    "LOGNAME",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "VIRTUAL_ENV",
+    "XDG_CACHE_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HF_",
+    "TRANSFORMERS_",
+    "TOKENIZERS_PARALLELISM",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "QAIC_",
+    "QEFF_",
+)
+_SECRET = ("HF_TOKEN", "HF_TOKEN_PATH")  # only the stage that downloads needs them
+
+
+def order(claim: Claim, *, workplace: Workplace) -> Order:
+    """What the stage process of a claim is told; makes the tree that it will fill.
+
+    Raises:
+        StorageFault: the store is full or read-only.
+    """
+    name = f"{claim.job_id}.{claim.attempt}"
+    scratch = workplace.scratch / f"{name}.{time.time_ns():x}"
+    record = AttemptRecord(
+        job_id=claim.job_id,
+        attempt=claim.attempt,
+        group=None,
+        tree=workplace.store.new_tree(name=name),
+        scratch=scratch,
+    )
+    try:
+        record.write(workplace.records)
+    except OSError as error:
+        workplace.store.discard(record.tree)
+        raise StorageFault(
+            f"Cannot write to {workplace.records}: {error}. Check the disk of the farm's home."
+        ) from error
+    return Order(
+        entry=workplace.entry,
+        stage=str(claim.stage),
+        spec=dict(claim.spec),
+        store=workplace.store.root,
+        inputs=dict(claim.inputs),
+        record=record,
+        records=workplace.records,
+        log=workplace.settings.log_dir / wire.attempt_log(claim.job_id, claim.attempt),
+        sdk_root=workplace.sdk_root,
+        devices=tuple(DeviceGrant(qid=grant.qid, num_cores=len(grant.cores)) for grant in claim.grants),
+        environ=environment(workplace.environ, stage=claim.stage, scratch=scratch, sdk_root=workplace.sdk_root),
+        num_threads=workplace.num_threads,
+    )
+
+
+def environment(environ: Mapping[str, str], *, stage: str, scratch: Path, sdk_root: Path | None) -> dict[str, str]:
+    """The environment of a stage: what is allowed of the node's, and its own directory for temporary files."""
+    allowed = {name: value for name, value in environ.items() if _is_allowed(name, stage=stage)}
+    allowed["TMPDIR"] = str(scratch / "tmp")
+    if sdk_root is not None:
+        allowed["QAIC_SDK_ROOT"] = str(sdk_root)
+    return allowed
+
+
+def _is_allowed(name: str, *, stage: str) -> bool:
+    if name in _SECRET and stage != Stage.RESOLVE:
+        return False
+    return any(name.startswith(entry) if entry.endswith("_") else name == entry for entry in _ALLOWED)

@@ -1,0 +1,195 @@
+"""A node: one Celery process that carries out attempts, for a host or pinned to one device of it.
+
+Imports no torch; stages run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import filelock
+import sqlalchemy as sa
+from celery import signals
+
+from farm import db, devices, wire
+from farm.artifacts import Store
+from farm.errors import Refused
+from farm.records import DeviceRecord
+from farm.settings import Settings
+from qeff_engine.sdk import location
+from qeff_engine.sdk.devices import Device
+from workers import app as celery_app
+from workers import bridge, discovery, recovery, tasks
+from workers.forks import ForkServer
+from workers.workplace import Stopping, Workplace
+
+_logger = logging.getLogger(__name__)
+_VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
+
+
+def run_host(settings: Settings, *, num_slots: int | None = None, entry: str = bridge.ENTRY) -> int:
+    """Be the node of this host's stages without a device until a signal ends it; the exit code.
+
+    Args:
+        settings: of the farm.
+        num_slots: stages that run at the same time; None for what processors and memory allow.
+        entry: ``module:function`` that runs a stage.
+
+    Raises:
+        Refused: another process is this node.
+    """
+    sdk = discovery.find_sdk(settings.sdk_root)
+    facts = discovery.host_facts(sdk, num_slots=num_slots)
+    node = _Node(settings, queue=wire.host_queue(settings.host), sdk=sdk, facts=facts)
+    return node.run(entry=entry, concurrency=facts.num_slots, environ=os.environ)
+
+
+def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, entry: str = bridge.ENTRY) -> int:
+    """Be the node of device ``qid`` until a signal ends it; the exit code. Arguments as of :func:`run_host`.
+
+    Raises:
+        Refused: another process is this node.
+        NotFound: this host has no such device that is ready.
+    """
+    sdk = discovery.find_sdk(settings.sdk_root)
+    device = discovery.device(sdk, qid=qid)
+    facts = discovery.host_facts(sdk, num_slots=num_slots)
+    node = _Node(settings, queue=wire.device_queue(settings.host, qid), sdk=sdk, facts=facts, qid=qid)
+    environ = {**os.environ, _VISIBLE_DEVICES: str(qid)}
+    return node.run(entry=entry, concurrency=device.nsp_total, environ=environ)
+
+
+class _Node:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queue: str,
+        sdk: location.Sdk | None,
+        facts: discovery.HostFacts,
+        qid: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._sdk = sdk
+        self._facts = facts
+        self._qid = qid
+        self._database = db.open_database(settings.database_url)
+        self._stopping = Stopping()
+        self._host_id = 0
+        self._node_id = 0
+
+    def run(self, *, entry: str, concurrency: int, environ: Mapping[str, str]) -> int:
+        """Register, put right what an earlier node left, and consume."""
+        with self._alone():
+            self._database.check()
+            self._register()
+            workplace = self._workplace(entry=entry, environ=environ)
+            recovery.take_over(workplace)
+            app = celery_app.make(self._settings.broker_url, queue=self._queue)
+            tasks.register(app, workplace=workplace)
+            with self._heartbeats():
+                workplace.forks.warm_up()
+                # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
+                signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
+                code = celery_app.start_worker(app, queue=self._queue, concurrency=concurrency, name=self._queue)
+                workplace.forks.close()
+            with contextlib.suppress(sa.exc.DBAPIError), self._database.write() as connection:
+                devices.stop_node(connection, self._node_id)
+        return code
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of this queue: whoever has it may end what an earlier process of the queue left."""
+        path = self._settings.run_dir / f"{self._queue}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(path, timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise Refused(
+                f"Another process is the node of {self._queue} in {self._settings.home}. End it first."
+            ) from error
+
+    def _register(self) -> None:
+        simulated = self._sdk is not None and self._sdk.simulated
+        records = [_record(device, simulated=simulated) for device in discovery.ready_devices(self._sdk)]
+        with self._database.write() as connection:
+            self._host_id = devices.register_host(
+                connection,
+                name=self._settings.host,
+                num_cpus=self._facts.num_cpus,
+                ram_bytes=self._facts.ram_bytes,
+                num_slots=self._facts.num_slots,
+                toolchain=dict(self._facts.toolchain),
+            )
+            # All devices, since one that is not among them counts as lost.
+            ids = devices.register_devices(connection, host_id=self._host_id, found=records)
+            device_id = next((one for one, record in zip(ids, records, strict=True) if record.qid == self._qid), None)
+            self._node_id = devices.register_node(
+                connection,
+                host_id=self._host_id,
+                device_id=device_id,
+                kind="host" if self._qid is None else "device",
+                queue=self._queue,
+                pid=os.getpid(),
+            )
+
+    def _workplace(self, *, entry: str, environ: Mapping[str, str]) -> Workplace:
+        facts = self._facts
+        return Workplace(
+            settings=self._settings,
+            database=self._database,
+            store=Store(self._settings.store),
+            forks=ForkServer(),
+            entry=entry,
+            host_id=self._host_id,
+            node_id=self._node_id,
+            records=self._settings.run_dir / "attempts" / self._queue,
+            scratch=self._settings.home / "scratch",
+            sdk_root=self._sdk.root if self._sdk is not None else None,
+            environ=environ,
+            num_threads=max(1, facts.num_cpus // facts.num_slots),
+            stopping=self._stopping,
+        )
+
+    @contextlib.contextmanager
+    def _heartbeats(self) -> Iterator[None]:
+        """Let the farm know that this node lives, from a thread of its own, until the block ends."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(self._settings.heartbeat_s):
+                try:
+                    with self._database.write() as connection:
+                        devices.node_heartbeat(connection, self._node_id)
+                except sa.exc.DBAPIError as error:
+                    _logger.warning("the database does not answer: %s", error)
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _on_shutdown(self, *_: Any, **__: Any) -> None:
+        self._stopping.set()
+
+
+def _record(device: Device, *, simulated: bool) -> DeviceRecord:
+    return DeviceRecord(
+        board_serial=device.board_serial,
+        pci_address=device.pci_address,
+        qid=device.qid,
+        sku=device.sku,
+        num_cores=device.nsp_total,
+        dram_mb=device.dram_total_mb,
+        simulated=simulated,
+    )

@@ -1,0 +1,88 @@
+"""How an attempt ended, and what a stage process's end means. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from farm.records import ArtifactRecord
+from qeff_engine.errors import FailureClass
+
+# Signals that a process earns by what it does itself.
+_OWN_FAULTS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
+)
+
+
+class Ending(enum.StrEnum):
+    """The ways in which an attempt can end."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"  # a user asked for it
+    INTERRUPTED = "interrupted"  # the node is shutting down
+    LOST = "lost"  # the lease is not ours any more: nothing may be written but that the process is gone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        ending: which way.
+        message: for people.
+        failure_class: of a failure.
+        artifact, figures: of a success.
+        exit_code: of the stage process, negative for a signal; None when it was never started.
+        cpu_s, peak_rss_bytes: what it used, as it said itself or as was last seen.
+    """
+
+    ending: Ending
+    message: str = ""
+    failure_class: FailureClass | None = None
+    artifact: ArtifactRecord | None = None
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    exit_code: int | None = None
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+def failed(failure_class: FailureClass, message: str, *, exit_code: int | None = None) -> Outcome:
+    """The outcome of a failure."""
+    return Outcome(ending=Ending.FAILED, failure_class=failure_class, message=message, exit_code=exit_code)
+
+
+def of_process(said: Mapping[str, Any] | None, *, exit_code: int, out_of_memory: bool) -> Outcome:
+    """The outcome of a stage process that ended without being asked to.
+
+    Args:
+        said: its last line, see :mod:`workers.stage_process`; None when it said nothing.
+        exit_code: negative for a signal.
+        out_of_memory: the kernel killed processes for want of memory meanwhile.
+    """
+    if said is not None and "artifact" in said:
+        artifact = ArtifactRecord(**said["artifact"])
+        return Outcome(ending=Ending.SUCCEEDED, artifact=artifact, figures=said["figures"], exit_code=exit_code)
+    if said is not None:
+        return failed(FailureClass(said["failure_class"]), said["message"], exit_code=exit_code)
+    if exit_code >= 0:
+        message = f"The stage process ended with exit code {exit_code} without a word. Its log may say why."
+        return failed(FailureClass.BUG, message, exit_code=exit_code)
+    name = _signal_name(-exit_code)
+    if -exit_code in _OWN_FAULTS:
+        message = f"The stage process crashed with {name}. The end of its log shows where."
+        return failed(FailureClass.BUG, message, exit_code=exit_code)
+    if -exit_code == signal.SIGKILL and out_of_memory:
+        message = "The kernel killed the stage process because the host ran out of memory."
+        return failed(FailureClass.OUT_OF_MEMORY_HOST, message, exit_code=exit_code)
+    return failed(FailureClass.WORKER_LOST, f"The stage process was killed with {name}.", exit_code=exit_code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

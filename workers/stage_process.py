@@ -1,0 +1,220 @@
+"""What happens in a stage process, from the fork to its end: prepare, run the stage, publish, say how it went.
+
+The process tells its node through a pipe, one JSON object a line: events of the stage, and an outcome at the end. What
+it prints goes to the attempt's log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+from farm.artifacts import Store
+from farm.errors import StorageFault
+from qeff_engine import events, spec
+from qeff_engine.errors import EngineError, FailureClass
+from qeff_engine.stage import DeviceGrant, StageContext
+from workers.groups import AttemptRecord, Group
+
+OUTCOME = "outcome"  # kind of the last line; the others are kinds of events
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_OOM_SCORE = 500  # the kernel shall end the stage, not the node or the database
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a stage process is told.
+
+    Attributes:
+        entry: ``module:function`` that is called as :func:`qeff_engine.pipeline.run_stage` is.
+        stage: kind of work.
+        spec: JSON form of its spec.
+        store: directory of the artifact store.
+        inputs: artifact digest by input name.
+        record: what a later node must know; the process adds its group.
+        records: directory of such records.
+        log: file for everything printed.
+        sdk_root: Cloud AI SDK; None where the host has none.
+        devices: granted cores.
+        environ: all environment variables that it shall have.
+        num_threads: threads for tensor mathematics.
+    """
+
+    entry: str
+    stage: str
+    spec: dict[str, Any]
+    store: Path
+    inputs: dict[str, str]
+    record: AttemptRecord
+    records: Path
+    log: Path
+    sdk_root: Path | None
+    devices: tuple[DeviceGrant, ...]
+    environ: dict[str, str]
+    num_threads: int
+
+
+def main(order: Order, channel: connection.Connection) -> None:
+    """Carry out an order; never returns."""
+    _become_leader()
+    _redirect(order.log)
+    _watch_node()
+    reporter = _Reporter(channel.fileno())
+    code = 1
+    try:
+        _settle_in(order)
+        outcome = _carry_out(order, reporter=reporter)
+        code = 0
+    except BaseException as error:  # noqa: BLE001  the outermost step: whatever it is becomes an outcome
+        outcome = _failure(error)
+    reporter.close({**outcome, **_usage()})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter's own way out would wait for threads that a library left
+
+
+class _Reporter:
+    """An event receiver: prints what is said, and passes on all but the lines of tools."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def __call__(self, event: events.Event) -> None:
+        print(event.message, flush=True)  # noqa: T201  standard output is the attempt's log
+        if event.kind != "log":
+            self._send(event.to_json())
+
+    def close(self, outcome: Mapping[str, Any]) -> None:
+        """Say how it ended."""
+        self._send(json.dumps({"kind": OUTCOME, **outcome}))
+
+    def _send(self, text: str) -> None:
+        line = text.encode() + b"\n"
+        with self._lock:
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BrokenPipeError:  # the node is gone, and this process is about to be killed
+                    return
+
+
+def _become_leader() -> None:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.freeze()  # what was imported before the fork is never garbage; looking at it would copy its pages
+
+
+def _redirect(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
+        os.dup2(source, target)
+    os.close(descriptor)
+    os.close(nothing)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    faulthandler.enable(file=2)
+
+
+def _watch_node() -> None:
+    """Kill this process group when the node dies."""
+    node = parent_process()
+    if node is None:
+        return
+
+    def watch() -> None:
+        connection.wait([node.sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch-node", daemon=True).start()
+
+
+def _settle_in(order: Order) -> None:
+    """Leave a trace for a later node, then take on limits, environment and working directory."""
+    dataclasses.replace(order.record, group=Group.of(os.getpid())).write(order.records)
+    node = parent_process()
+    if node is not None and not node.is_alive():  # nobody will read the trace
+        os.killpg(0, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text(str(_OOM_SCORE))
+    os.environ.clear()
+    os.environ.update(order.environ)
+    tempfile.tempdir = None
+    work = order.record.scratch / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    Path(order.environ["TMPDIR"]).mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(order.num_threads)
+
+
+def _carry_out(order: Order, *, reporter: _Reporter) -> dict[str, Any]:
+    store = Store(order.store)
+    module, _, function = order.entry.partition(":")
+    run_stage = getattr(importlib.import_module(module), function)
+    context = StageContext(
+        out=order.record.tree,
+        work=order.record.scratch / "work",
+        inputs={name: store.path(digest) for name, digest in order.inputs.items()},
+        emit=reporter,
+        sdk_root=order.sdk_root,
+        devices=order.devices,
+    )
+    result = run_stage(spec.from_json(order.stage, order.spec), context=context)
+    figures = json.loads(json.dumps(result.figures, allow_nan=False))
+    artifact = store.publish(order.record.tree, stage=order.stage)
+    return {"figures": figures, "artifact": dataclasses.asdict(artifact)}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """The outcome of an exception; what nobody foresaw leaves its traceback in the log."""
+    if isinstance(error, EngineError):
+        failure_class = error.failure_class
+    elif isinstance(error, MemoryError):
+        failure_class = FailureClass.OUT_OF_MEMORY_HOST
+    elif isinstance(error, StorageFault) or (isinstance(error, OSError) and error.errno in _DISK):
+        failure_class = FailureClass.INFRASTRUCTURE
+    else:
+        failure_class = FailureClass.BUG
+    message = str(error) or type(error).__name__
+    if failure_class is FailureClass.BUG:
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {message}"
+    print(message, flush=True)  # noqa: T201  standard output is the attempt's log
+    return {"failure_class": str(failure_class), "message": message}
+
+
+def _usage() -> dict[str, float | int]:
+    """CPU seconds of this process and the children it waited for, and the largest of their resident sizes."""
+    cpu_s, peak_rss_bytes = 0.0, 0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        used = resource.getrusage(who)
+        cpu_s += used.ru_utime + used.ru_stime
+        peak_rss_bytes = max(peak_rss_bytes, used.ru_maxrss * _MAXRSS_UNIT_BYTES)
+    return {"cpu_s": round(cpu_s, 3), "peak_rss_bytes": peak_rss_bytes}
+
+
+_MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024

@@ -1,0 +1,258 @@
+"""One attempt on a node, from the claim to the last trace of its process. No Celery and no torch in it.
+
+:meth:`Attempt.run` reads as the life of an attempt. The stage runs in a process group of its own; this side renews the
+lease, listens, stops the group when it must, and writes how it ended, once, with the fence.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm import attempts, wire
+from farm.artifacts import remove_tree
+from farm.errors import NoCapacity, StaleTransition, StorageFault
+from farm.records import Claim, Usage
+from qeff_engine.errors import FailureClass
+from workers import bridge, outcome, stage_process
+from workers.forks import Child
+from workers.groups import Group
+from workers.lease import Lease, Verdict
+from workers.outcome import Ending, Outcome
+from workers.stage_process import Order
+from workers.workplace import Workplace
+
+_logger = logging.getLogger(__name__)
+_SETTLE_RETRY_S = 0.5
+_SETTLE_WHEN_STOPPING_S = 5.0
+_START_POLL_S = 0.1  # only while the fork server still imports
+_NO_GRACE = 0.0
+
+
+def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
+    """Carry out an attempt if it is still to be done; returns when it is settled and nothing of it runs."""
+    since = time.monotonic()
+    claim = _claim(workplace, job_id, attempt)
+    if claim is not None:
+        lease = Lease(workplace.database, settings=workplace.settings, job_id=job_id, attempt=attempt, since=since)
+        Attempt(workplace, claim=claim, lease=lease).run()
+
+
+def _claim(workplace: Workplace, job_id: int, attempt: int) -> Claim | None:
+    """The claim, or None when there is nothing to do: a message may come late, twice, or while cores are taken."""
+    try:
+        with workplace.database.write() as connection:
+            return attempts.claim(
+                connection, job_id, attempt, node_id=workplace.node_id, lease_s=workplace.settings.lease_s
+            )
+    except StaleTransition:
+        return None
+    except NoCapacity as error:
+        with contextlib.suppress(StaleTransition), workplace.database.write() as connection:
+            attempts.give_back(connection, job_id, attempt, reason=str(error))
+        return None
+
+
+class Attempt:
+    """A claimed attempt."""
+
+    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease) -> None:
+        self._place = workplace
+        self._claim = claim
+        self._lease = lease
+        self._unread = b""
+        self._said: Mapping[str, Any] | None = None  # the stage process's last words
+        self._progress: str | None = None
+        self._fraction: float | None = None
+        self._cpu_s = 0.0
+        self._peak_rss_bytes = 0
+        self._oom_kills = _oom_kills()
+
+    def run(self) -> None:
+        """Prepare, start, watch, settle, clean up."""
+        try:
+            order = bridge.order(self._claim, workplace=self._place)
+        except StorageFault as error:
+            self._settle(outcome.failed(FailureClass.INFRASTRUCTURE, str(error)))
+            return
+        started = self._start(order)
+        if isinstance(started, Outcome):
+            result = started
+        else:
+            result = self._watch(started)
+            if started.group is not None and not started.group.kill():
+                # The kernel does not let go of it: no core of it is free, so the lease runs out and they stay draining.
+                _logger.error("job %d: the process group %d cannot be killed", self._claim.job_id, started.group.pid)
+                return
+        self._clean(order)
+        self._settle(result)
+
+    def _start(self, order: Order) -> Child | Outcome:
+        """The stage process; or how the attempt ended while the fork server was still importing."""
+        future = self._place.forks.start(stage_process.main, order=order)
+        while True:
+            done, _ = concurrent.futures.wait([future], timeout=min(_START_POLL_S, self._lease.due_in()))
+            if done:
+                break
+            ended = self._asked_to_end()
+            if ended is not None and future.cancel():
+                return ended
+        try:
+            return future.result()
+        except (OSError, EOFError) as error:
+            return outcome.failed(FailureClass.INFRASTRUCTURE, f"The stage process could not be started: {error!r}.")
+
+    def _watch(self, child: Child) -> Outcome:
+        """Listen until the process has ended, by itself or because it was stopped."""
+        channel, stopping = child.channel.fileno(), self._place.stopping.fileno()
+        with selectors.DefaultSelector() as selector:
+            for descriptor in (channel, child.sentinel, stopping):
+                selector.register(descriptor, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select(self._lease.due_in())}
+                if channel in ready and not self._listen(channel):
+                    selector.unregister(channel)
+                if child.sentinel in ready:
+                    return self._ended(child)
+                asked = self._asked_to_end(child.group)
+                if asked is not None:
+                    return self._stop(child, asked=asked)
+
+    def _asked_to_end(self, group: Group | None = None) -> Outcome | None:
+        """Renew the lease if it is time; how the attempt has to end when it may not go on."""
+        if self._place.stopping.is_set():
+            return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
+        if group is not None and self._lease.due_in() == 0:
+            self._sample(group)
+        verdict = self._lease.renew_when_due(progress=self._progress, fraction=self._fraction)
+        if verdict is Verdict.CANCEL:
+            return Outcome(ending=Ending.CANCELLED, message="A user cancelled it.")
+        if verdict is Verdict.LOST:
+            return Outcome(ending=Ending.LOST, message="The lease is lost.")
+        return None
+
+    def _stop(self, child: Child, *, asked: Outcome) -> Outcome:
+        """End a process group: politely first, unless the lease is lost."""
+        grace_s = _NO_GRACE if asked.ending is Ending.LOST else self._place.settings.cancel_grace_s
+        if child.group is not None:
+            child.group.send(signal.SIGTERM if grace_s else signal.SIGKILL)
+            with selectors.DefaultSelector() as selector:
+                selector.register(child.sentinel, selectors.EVENT_READ)
+                if not selector.select(grace_s):
+                    child.group.kill()
+        ended = self._ended(child)
+        if asked.ending is Ending.INTERRUPTED and ended.ending is Ending.SUCCEEDED:
+            return ended  # it was done already
+        return dataclasses.replace(
+            asked, exit_code=ended.exit_code, cpu_s=ended.cpu_s, peak_rss_bytes=ended.peak_rss_bytes
+        )
+
+    def _ended(self, child: Child) -> Outcome:
+        """The outcome of a process that has ended."""
+        self._listen(child.channel.fileno())
+        exit_code = self._place.forks.collect(child)
+        found = outcome.of_process(self._said, exit_code=exit_code, out_of_memory=_oom_kills() > self._oom_kills)
+        said = self._said or {}
+        return dataclasses.replace(
+            found,
+            cpu_s=max(self._cpu_s, said.get("cpu_s", 0.0)),
+            peak_rss_bytes=max(self._peak_rss_bytes, said.get("peak_rss_bytes", 0)),
+        )
+
+    def _listen(self, descriptor: int) -> bool:
+        """Read what the process has said; False at the end of the pipe."""
+        while True:
+            try:
+                chunk = os.read(descriptor, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            *lines, self._unread = (self._unread + chunk).split(b"\n")
+            for line in lines:
+                fields = json.loads(line)
+                if fields["kind"] == stage_process.OUTCOME:
+                    self._said = fields
+                else:
+                    self._progress, self._fraction = fields.get("message"), fields.get("fraction")
+
+    def _sample(self, group: Group) -> None:
+        """Note what the group uses, for an end without words."""
+        cpu_s, rss_bytes = group.usage()
+        self._cpu_s = max(self._cpu_s, round(cpu_s, 3))
+        self._peak_rss_bytes = max(self._peak_rss_bytes, rss_bytes)
+
+    def _clean(self, order: Order) -> None:
+        """Remove everything the attempt had but its log and its artifact."""
+        try:
+            self._place.store.discard(order.record.tree)
+            remove_tree(order.record.scratch)
+            order.record.remove(self._place.records)
+        except (OSError, StorageFault):
+            _logger.exception("job %d: cannot clean up", self._claim.job_id)  # the record stays for the next node
+
+    def _settle(self, result: Outcome) -> None:
+        """Write how it ended, as soon as the database answers; a lost attempt only says that its process is gone."""
+        deadline: float | None = None
+        while True:
+            try:
+                with self._place.database.write() as connection:
+                    self._write(connection, result)
+                return
+            except StaleTransition:
+                result = Outcome(ending=Ending.LOST)
+            except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+                _logger.warning("job %d: cannot settle yet: %s", self._claim.job_id, error)
+                if self._place.stopping.wait(_SETTLE_RETRY_S):
+                    deadline = deadline or time.monotonic() + _SETTLE_WHEN_STOPPING_S
+                    if time.monotonic() > deadline:
+                        return
+                    time.sleep(_SETTLE_RETRY_S)
+
+    def _write(self, connection: sa.Connection, result: Outcome) -> None:
+        job_id, number = self._claim.job_id, self._claim.attempt
+        usage = Usage(
+            cpu_s=result.cpu_s,
+            peak_rss_bytes=result.peak_rss_bytes,
+            exit_code=result.exit_code,
+            log_path=wire.attempt_log(job_id, number),
+        )
+        if result.ending is Ending.SUCCEEDED and result.artifact is not None:
+            figures = dict(result.figures)
+            attempts.succeed(connection, job_id, number, artifact=result.artifact, figures=figures, usage=usage)
+        elif result.ending is Ending.FAILED and result.failure_class is not None:
+            attempts.fail(
+                connection,
+                job_id,
+                number,
+                failure_class=result.failure_class,
+                message=result.message,
+                usage=usage,
+            )
+        elif result.ending is Ending.CANCELLED:
+            attempts.cancel_attempt(connection, job_id, number, usage=usage)
+        elif result.ending is Ending.INTERRUPTED:
+            attempts.interrupt(connection, job_id, number, reason=result.message)
+        else:
+            attempts.confirm_gone(connection, host_id=self._place.host_id, job_id=job_id, attempt=number)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel of this host has killed for want of memory since it started."""
+    path = Path("/proc/vmstat")
+    if not path.exists():
+        return 0
+    counts = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return int(counts.get("oom_kill", 0))
