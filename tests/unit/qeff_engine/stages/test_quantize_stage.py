@@ -121,16 +121,15 @@ def test_experts_stay_in_float_and_the_stage_says_so(tmp_path):
 
 
 def test_a_linear_of_an_odd_width_stays_in_float_and_readers_are_told(tmp_path):
-    snapshot = checkpoints.save(tmp_path / "float", "qwen2_moe")
-    name = "model.layers.0.mlp.shared_expert_gate"
+    snapshot = checkpoints.save(tmp_path / "float", "llama", num_attention_heads=16, num_key_value_heads=1, head_dim=4)
+    name = "model.layers.0.self_attn.k_proj"
+    settings = {}
     for method in ("gptq", "awq"):
         result, emitted = checkpoints.quantized(snapshot, tmp_path / method, method=method)
-        assert result.figures["num_linears_in_float"] == 2
-        assert any(event.message.startswith(f"{name} stays in float: its widths 64 and 1") for event in emitted)
-    settings = {
-        method: json.loads((tmp_path / method / "config.json").read_text())["quantization_config"]
-        for method in ("gptq", "awq")
-    }
+        assert result.figures["num_linears_in_float"] == 4
+        assert any(event.message.startswith(f"{name} stays in float: its widths 64 and 4") for event in emitted)
+        settings[method] = json.loads((tmp_path / method / "config.json").read_text())["quantization_config"]
+        assert relative_change(snapshot, tmp_path / method) < 1
     assert name in settings["awq"]["modules_to_not_convert"]
     assert f"-:^{name.replace('.', '[.]')}$" in settings["gptq"]["dynamic"]
 
@@ -180,10 +179,10 @@ def test_layers_that_are_no_linears_are_refused_with_their_type(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_are_not_finite_are_refused(tmp_path, method):
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**checkpoints.COMMON))
+    snapshot = checkpoints.save(tmp_path / "float", "llama")
+    model = original(snapshot)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
-    model.save_pretrained(tmp_path / "float")
-    checkpoints.save_byte_tokenizer(tmp_path / "float")
+    model.save_pretrained(snapshot)
     with pytest.raises(Numerics, match=r"mlp\.up_proj is not finite"):
-        checkpoints.quantized(tmp_path / "float", tmp_path / "out", method=method)
+        checkpoints.quantized(snapshot, tmp_path / "out", method=method)
