@@ -73,12 +73,10 @@ class SweepModel:
     Attributes:
         name: for people and reports, unique within the sweep.
         source: where it comes from.
-        encoder: it takes one text at its full length and generates nothing.
     """
 
     name: str
     source: spec.ResolveSpec
-    encoder: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +94,7 @@ class Sweep:
         quantize: None for the model as it is.
         generation_len: tokens to generate at most; None fills the context.
         prompts: texts of each run.
+        task: what the models are for; empty to go by their configs.
     """
 
     models: tuple[SweepModel, ...]
@@ -108,6 +107,7 @@ class Sweep:
     quantize: tuple[spec.QuantizeSpec | None, ...] = (None,)
     generation_len: int | None = None
     prompts: tuple[str, ...] = (spec.DEFAULT_PROMPT,)
+    task: str = ""
 
     def __post_init__(self) -> None:
         for name in ("models", "cores", "batch", "ctx_len", "prefill_len", "precision", "kv", "quantize"):
@@ -118,6 +118,7 @@ class Sweep:
         _require_known("kv", self.kv, spec.KV_PRECISIONS)
         self._check_lengths()
         spec.RunSpec(prompts=self.prompts, generation_len=self.generation_len)
+        spec.ExportSpec(task=self.task)
         if self.num_points > MAX_POINTS:
             raise Usage(f"The sweep has {self.num_points} points, expected at most {MAX_POINTS}. Split it.")
 
@@ -169,6 +170,7 @@ class Sweep:
             "quantize": [_quantize_label(quantize) for quantize in self.quantize],
             "generation_len": self.generation_len,
             "prompts": list(self.prompts),
+            "task": self.task,
         }
 
 
@@ -200,6 +202,7 @@ class _Builder:
     def __init__(self, sweep: Sweep) -> None:
         self.jobs: dict[str, PlannedJob] = {}
         self._run_spec = spec.RunSpec(prompts=sweep.prompts, generation_len=sweep.generation_len)
+        self._export_spec = spec.ExportSpec(task=sweep.task)
         self._heads: dict[tuple[str, str], tuple[PlannedJob, ...]] = {}
 
     def point(self, combination: tuple[Any, ...]) -> PlannedPoint:
@@ -213,7 +216,7 @@ class _Builder:
             batch_size=batch,
             prefill_len=prefill_len,
             ctx_len=ctx_len,
-            seq_len=ctx_len if model.encoder else prefill_len,
+            seq_len=ctx_len,
             precision=precision,
             kv_precision=kv,
         )
@@ -249,7 +252,7 @@ class _Builder:
                 head.append(self._add(quantize, label=label, inputs={SNAPSHOT: original}, chain=3))
             suffix = f" {quantize.label}" if quantize else ""
             label = f"export {model.name}{suffix}"
-            head.append(self._add(spec.ExportSpec(), label=label, inputs={SNAPSHOT: head[-1]}, chain=2))
+            head.append(self._add(self._export_spec, label=label, inputs={SNAPSHOT: head[-1]}, chain=2))
             found = tuple(head)
             self._heads[(model.name, _quantize_label(quantize))] = found
         return found

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +17,7 @@ from farm.errors import Usage
 from qeff_engine import spec
 
 _T = TypeVar("_T")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--generation-len", type=_number, metavar="N", help="tokens to generate at most (what the context has room for)"
     )
+    runs.add_argument("--task", default="", metavar="TASK", help=f"{', '.join(spec.TASKS)} (by the model's config)")
     runs.add_argument("--prompt", action="append", metavar="TEXT", help="a text to continue; may be repeated")
     runs.add_argument(
         "--prompts-file",
@@ -64,6 +69,7 @@ def make(options: argparse.Namespace) -> plan.Sweep:
         models=_models(options.model),
         generation_len=options.generation_len,
         prompts=_prompts(options.prompt, options.prompts_file),
+        task=options.task,
         **axes,
     )
 
@@ -123,13 +129,16 @@ def _models(sources: Sequence[str]) -> tuple[plan.SweepModel, ...]:
 
 
 def _model(source: str, *, name: str) -> plan.SweepModel:
-    """A model whose files were looked at as far as that is cheap: no weight is read."""
+    """A model whose files were looked at as far as that is cheap: no weight is read, no hub is asked."""
     from qeff_engine import checkpoint
 
-    path, at, revision = source.partition("@")
-    if os.path.exists(source) or not at:  # noqa: PTH110
-        path, revision = source, ""
-    resolve = checkpoint.resolve_spec(path, revision=revision or None)
+    place, _, revision = source.partition("@")
+    if os.path.exists(source):  # noqa: PTH110  a path may hold an @
+        place, revision = source, ""
+    resolve = checkpoint.resolve_spec(place, revision=revision or None)
+    if resolve.kind == "hub" and not _COMMIT.fullmatch(resolve.revision or ""):
+        # A branch moves: what it was at another time says nothing about now, so the hub is asked again.
+        resolve = dataclasses.replace(resolve, fingerprint=f"asked at {time.time():.6f}")
     return plan.SweepModel(name=name, source=resolve)
 
 

@@ -12,7 +12,7 @@ from farm import wire
 from farm.cli import _ids, _parser
 from farm.cli._context import Context
 from farm.errors import NotFound
-from farm.states import FINAL, JobState
+from farm.states import DONE, FINAL, JobState
 
 if TYPE_CHECKING:
     from farm import queries
@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print a log."""
-    job = _job(context, options.id)
+    job, tried = _job(context, options.id)
     if options.follow and options.attempt is None:
-        return _follow(context, job)
-    number = options.attempt or job.attempt
-    if not number or number > job.attempt:
-        raise NotFound(_no_attempt(job, options.attempt))
+        return _follow(context, job, tried)
+    if not tried or options.attempt not in (None, *tried):
+        raise NotFound(_no_attempt(job, tried, wanted=options.attempt))
+    number = options.attempt or tried[-1]
     path = _path(context, job.id, number)
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as stream:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
                 context.out.raw(clean(line))
     except FileNotFoundError as error:
         raise NotFound(
-            f"The log of attempt {number} of j{job.id} is not on this machine: {path} does not exist. Ask on the host "
+            f"The log of attempt {number} of j{job.id} is not on this machine: {path} does not exist. Look on the host "
             f"that ran it; `farm show j{job.id}` names it."
         ) from error
     return 0
@@ -63,54 +63,63 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def _job(context: Context, text: str) -> queries.Job:
+def _job(context: Context, text: str) -> tuple[queries.Job, list[int]]:
+    """The job and the numbers of its attempts."""
     from farm import queries
 
     with context.reading() as connection:
-        return queries.job(connection, _ids.job(connection, text))
+        job = queries.job(connection, _ids.job(connection, text))
+        return job, [attempt.number for attempt in queries.attempt_list(connection, job.id)]
 
 
 def _path(context: Context, job_id: int, number: int) -> Path:
     return context.settings.log_dir / wire.attempt_log(job_id, number)
 
 
-def _no_attempt(job: queries.Job, wanted: int | None) -> str:
-    if wanted is not None and job.attempt:
-        return f"j{job.id} has no attempt {wanted}, expected 1 to {job.attempt}."
+def _no_attempt(job: queries.Job, tried: list[int], *, wanted: int | None) -> str:
+    if wanted is not None and tried:
+        return f"j{job.id} has no attempt {wanted}, expected one of {', '.join(map(str, tried))}."
     why = f"`farm why j{job.id}` says why."
     if job.state == JobState.CACHED:
         return f"j{job.id} ran nothing: the same work had been done before. {why}"
     return f"j{job.id} has not been tried yet, it is {job.state}. {why}"
 
 
-def _follow(context: Context, job: queries.Job) -> int:
+def _follow(context: Context, job: queries.Job, tried: list[int]) -> int:
     """Print every attempt from the last one on as its log grows, until the job has ended."""
-    if job.state in FINAL and not job.attempt:
-        raise NotFound(_no_attempt(job, None))
-    number = max(job.attempt, 1)
-    offset = 0
-    rest = b""
-    told = job.attempt - 1
+    if job.state in FINAL and not tried:
+        raise NotFound(_no_attempt(job, tried, wanted=None))
+    printed = tried[-1] - 1 if tried else 0
     while True:
-        ended = job.state in FINAL  # looked at before the file, so that nothing written before the end is missed
-        later = job.attempt > number
-        if job.attempt > told:
-            told = number
-            context.out.talk(f"--- attempt {number}")
-        data = _read(_path(context, job.id, number), offset)
+        following = [number for number in tried if number > printed]
+        if following:
+            printed = following[0]
+            context.out.talk(f"--- attempt {printed}")
+            job, tried = _print_attempt(context, job, printed)
+        elif job.state in FINAL:
+            context.out.talk(f"--- j{job.id} {job.label}: {job.state}")
+            return 0 if job.state in DONE else 1
+        else:
+            time.sleep(_POLL_S)
+            job, tried = _job(context, f"j{job.id}")
+
+
+def _print_attempt(context: Context, job: queries.Job, number: int) -> tuple[queries.Job, list[int]]:
+    """Print the log of an attempt as it grows, until the attempt is over; the job as it is then."""
+    path, offset, rest = _path(context, job.id, number), 0, b""
+    while True:
+        # Looked at before the file, so that nothing written before the end is missed.
+        job, tried = _job(context, f"j{job.id}")
+        over = job.attempt > number or job.state != JobState.RUNNING
+        data = _read(path, offset)
         offset += len(data)
         whole, newline, rest = (rest + data).rpartition(b"\n")
         context.out.raw(clean((whole + newline).decode(errors="replace")))
-        if not data and later:
+        if not data and over:
             context.out.raw(clean(rest.decode(errors="replace")))
-            number, offset, rest = number + 1, 0, b""
-        elif not data and ended:
-            context.out.raw(clean(rest.decode(errors="replace")))
-            context.out.talk(f"--- j{job.id} {job.label}: {job.state}")
-            return 0 if job.state in (JobState.SUCCEEDED, JobState.CACHED) else 1
-        elif not data:
+            return job, tried
+        if not data:
             time.sleep(_POLL_S)
-        job = _job(context, f"j{job.id}")
 
 
 def _read(path: Path, offset: int) -> bytes:

@@ -25,6 +25,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
     """Retry everything that was named, in one transaction."""
     from farm import jobs, queries
 
+    states = (JobState.FAILED, JobState.CANCELLED)
     retried: list[int] = []
     with context.writing() as connection:
         for text in dict.fromkeys(options.ids):
@@ -32,13 +33,14 @@ def run(options: argparse.Namespace, context: Context) -> int:
             if kind == _ids.JOB:
                 found = [number]
             else:
-                states = (JobState.FAILED, JobState.CANCELLED)
                 listed = queries.job_list(connection, submission_id=number, states=states, limit=None)
                 found = [job.id for job in reversed(listed)]
                 if not found:
                     raise Refused(f"s{number} has no failed or cancelled job; nothing to try again.")
             for job_id in found:
-                jobs.retry(connection, job_id)
+                # A retry takes the failed inputs along, so a job of the list may be waiting already.
+                if kind == _ids.JOB or queries.job(connection, job_id).state in states:
+                    jobs.retry(connection, job_id)
             retried += found
     if options.json:
         context.out.json([f"j{job_id}" for job_id in retried])

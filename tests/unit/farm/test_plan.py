@@ -16,9 +16,9 @@ from qeff_engine import spec
 from qeff_engine.errors import InvalidInput
 
 
-def model(name: str = "a", *, encoder: bool = False) -> plan.SweepModel:
+def model(name: str = "a") -> plan.SweepModel:
     source = spec.ResolveSpec(source=f"/models/{name}", kind="directory", fingerprint=f"print of {name}")
-    return plan.SweepModel(name=name, source=source, encoder=encoder)
+    return plan.SweepModel(name=name, source=source)
 
 
 def sweep(**axes: Any) -> plan.Sweep:
@@ -100,9 +100,10 @@ def test_parents_come_first_and_chains_are_the_longest_way_down(values: dict[str
 
 
 def test_an_encoder_takes_its_text_at_the_context_length() -> None:
-    made = plan.expand(plan.Sweep(models=(model(encoder=True),), ctx_len=(64,)))
+    made = plan.expand(sweep(ctx_len=(64,), task="feature-extraction"))
     (compile_job,) = (job for job in made.jobs if job.stage == "compile")
     assert compile_job.spec["seq_len"] == 64
+    assert [job.spec["task"] for job in made.jobs if job.stage == "export"] == ["feature-extraction"]
 
 
 def test_the_default_prefill_fits_a_short_context() -> None:
