@@ -83,9 +83,7 @@ def test_an_original_that_does_not_load_is_skipped_with_a_note(tmp_path):
 @pytest.mark.parametrize("pooling", ["", "mean", "max", "cls"])
 def test_embeddings_are_compared_without_padding(tmp_path, pooling):
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
-    )
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
     model = BertModel(config).eval()
     model.save_pretrained(tmp_path)
     input_ids = np.array([[3, 4, 5, 0, 0], [6, 7, 8, 9, 10]])
