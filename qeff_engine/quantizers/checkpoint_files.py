@@ -17,13 +17,12 @@ from typing import IO, Any, Self
 import numpy as np
 import torch
 
-from qeff_engine.errors import Bug, InvalidInput
+from qeff_engine import checkpoint
+from qeff_engine.errors import Bug, Unsupported
 from qeff_engine.quantizers.packing import Array
 
-INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 4 << 30
 _CHUNK_BYTES = 16 << 20
-_MAX_HEADER_BYTES = 100_000_000  # limit of the format
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -31,11 +30,15 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
 }
 
@@ -63,31 +66,18 @@ class TensorInfo:
         return math.prod(self.shape) * self.item_bytes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Place:
-    path: Path
-    offset: int
-    info: TensorInfo
-
-
 class CheckpointReader:
-    """The tensors in the safetensors files of a directory."""
+    """The tensors in the safetensors files of a checkpoint directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the headers.
-
-        Raises:
-            InvalidInput: there are no such files, or one is not whole.
-        """
-        paths = sorted(directory.glob("*.safetensors"))
-        if not paths:
-            raise InvalidInput(
-                f"{directory} has no .safetensors file, expected a checkpoint in that format.",
-                advice="Save the model with save_pretrained(..., safe_serialization=True).",
+        """Read the headers; see :func:`qeff_engine.checkpoint.safetensors_index` for what is refused."""
+        self._directory = directory
+        self._places = checkpoint.safetensors_index(directory)
+        unknown = {place.dtype for place in self._places.values()} - set(DTYPES)
+        if unknown:
+            raise Unsupported(
+                f"{directory} has tensors of type {', '.join(sorted(unknown))}, expected {', '.join(DTYPES)}."
             )
-        self._places: dict[str, _Place] = {}
-        for path in paths:
-            self._places.update(_read_header(path))
 
     @property
     def names(self) -> list[str]:
@@ -99,13 +89,14 @@ class CheckpointReader:
 
     def info(self, name: str) -> TensorInfo:
         """Type and shape of a tensor."""
-        return self._places[name].info
+        place = self._places[name]
+        return TensorInfo(dtype=place.dtype, shape=place.shape)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a tensor, in pieces."""
         place = self._places[name]
-        left = place.info.num_bytes
-        with place.path.open("rb") as stream:
+        left = place.nbytes
+        with (self._directory / place.file).open("rb") as stream:
             stream.seek(place.offset)
             while left:
                 piece = stream.read(min(left, _CHUNK_BYTES))
@@ -115,46 +106,21 @@ class CheckpointReader:
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in memory of its own."""
         place = self._places[name]
-        raw = np.fromfile(place.path, dtype=np.uint8, count=place.info.num_bytes, offset=place.offset)
-        return torch.from_numpy(raw).view(DTYPES[place.info.dtype]).view(place.info.shape)
+        raw = np.fromfile(self._directory / place.file, dtype=np.uint8, count=place.nbytes, offset=place.offset)
+        return torch.from_numpy(raw).view(DTYPES[place.dtype]).view(place.shape)
 
     def mapped(self, name: str) -> torch.Tensor:
         """A tensor over a private memory map of its file: pages are read when they are touched."""
         place = self._places[name]
         # Copy on write, since torch wants memory that could be written to.
-        raw = np.memmap(place.path, dtype=np.uint8, mode="c", offset=place.offset, shape=(place.info.num_bytes,))
-        return torch.from_numpy(raw).view(DTYPES[place.info.dtype]).view(place.info.shape)
+        raw = np.memmap(
+            self._directory / place.file, dtype=np.uint8, mode="c", offset=place.offset, shape=(place.nbytes,)
+        )
+        return torch.from_numpy(raw).view(DTYPES[place.dtype]).view(place.shape)
 
     def array(self, name: str) -> Array:
         """A tensor of a type that numpy knows."""
         return self.tensor(name).numpy()
-
-
-def _read_header(path: Path) -> dict[str, _Place]:
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            header_bytes = int.from_bytes(stream.read(8), "little")
-            if header_bytes > min(size, _MAX_HEADER_BYTES):
-                raise ValueError(f"its header would have {header_bytes} bytes, the file has {size}")
-            header = json.loads(stream.read(header_bytes))
-        header.pop("__metadata__", None)
-        places = {
-            name: _Place(
-                path=path,
-                offset=8 + header_bytes + fields["data_offsets"][0],
-                info=TensorInfo(dtype=fields["dtype"], shape=tuple(fields["shape"])),
-            )
-            for name, fields in header.items()
-        }
-        for name, place in places.items():
-            if place.offset + place.info.num_bytes > size:
-                raise ValueError(
-                    f"tensor {name} would end at {place.offset + place.info.num_bytes}, the file at {size}"
-                )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path} is not a whole safetensors file: {error}.", advice="Fetch it again.") from error
-    return places
 
 
 class CheckpointWriter:
@@ -225,7 +191,7 @@ class CheckpointWriter:
             raise Bug(f"{len(self._missing)} planned tensors were never written, such as {min(self._missing)}.")
         if len(self._streams) > 1:
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": self._shard_of}
-            (self._directory / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+            (self._directory / checkpoint.INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
 def _split(plan: Mapping[str, TensorInfo], *, max_shard_bytes: int) -> list[list[str]]:

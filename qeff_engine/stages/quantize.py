@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from qeff_engine import events, files, quantizers
+from qeff_engine import checkpoint, events, files, quantizers
 from qeff_engine.errors import InvalidInput
 from qeff_engine.quantizers import block, calibration, output, selection
 from qeff_engine.quantizers.base import Grid, Quantizer
@@ -59,10 +59,7 @@ def run(spec: QuantizeSpec, context: StageContext) -> StageResult:
 
 def read_config(snapshot: Path) -> dict[str, Any]:
     """The snapshot's ``config.json``, if its weights are not quantized yet."""
-    try:
-        config: dict[str, Any] = json.loads((snapshot / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{snapshot} has no readable config.json: {error}.") from error
+    config = checkpoint.config(snapshot)
     settings = config.get("quantization_config")
     if settings:
         method = settings.get("quant_method", "an unnamed method")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qeff_engine.errors import Bug, InvalidInput
-from qeff_engine.quantizers.checkpoint_files import INDEX_NAME, CheckpointReader, CheckpointWriter, TensorInfo
+from qeff_engine.checkpoint import INDEX_NAME
+from qeff_engine.errors import Bug, InvalidInput, Unsupported
+from qeff_engine.quantizers.checkpoint_files import CheckpointReader, CheckpointWriter, TensorInfo
 
 TENSORS = {
     "odd.half": torch.arange(3, dtype=torch.float16),
@@ -87,11 +88,13 @@ def test_a_truncated_file_is_refused_with_its_name(tmp_path, kept_bytes):
     write(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept_bytes])
-    with pytest.raises(InvalidInput, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(InvalidInput, match=r"model\.safetensors"):
         CheckpointReader(tmp_path)
 
 
-def test_a_directory_without_safetensors_is_refused(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(InvalidInput, match=r"has no \.safetensors file"):
+def test_tensors_of_an_unknown_type_are_refused(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"XF16"'))
+    with pytest.raises(Unsupported, match="has tensors of type XF16"):
         CheckpointReader(tmp_path)
