@@ -1,0 +1,96 @@
+"""Which class of transformers is behind an architecture and a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from qeff_engine import spec, tasks
+from qeff_engine.errors import InvalidInput, Unsupported
+
+_MAPPINGS: Mapping[str, str] = MappingProxyType(
+    {
+        tasks.TEXT_GENERATION: "MODEL_FOR_CAUSAL_LM_MAPPING",
+        tasks.FEATURE_EXTRACTION: "MODEL_MAPPING",
+        tasks.IMAGE_TEXT_TO_TEXT: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    }
+)
+
+
+def require_known(config: Mapping[str, Any]) -> None:
+    """Refuse a ``config.json`` of an architecture that transformers does not know.
+
+    Raises:
+        Unsupported: the message names the architecture and one with nearly the same name.
+    """
+    from transformers.models.auto import configuration_auto
+
+    known = configuration_auto.CONFIG_MAPPING_NAMES
+    name = str(config["model_type"])
+    if name in known:
+        return
+    hint = spec.near_miss(name, list(known))
+    raise Unsupported(
+        f"transformers does not know the architecture '{name}'.",
+        advice=hint if hint.startswith("Did") else "Code that comes with a checkpoint is never run.",
+    )
+
+
+def load_config(directory: Any) -> Any:
+    """The config object of a checkpoint directory.
+
+    Raises:
+        InvalidInput: a field of the config has a value that its class refuses.
+        Unsupported: transformers does not know the architecture.
+    """
+    import json
+
+    import transformers
+
+    fields = json.loads((directory / "config.json").read_text())
+    require_known(fields)
+    try:
+        return transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidInput(f"{directory / 'config.json'} is refused by transformers: {error}") from error
+
+
+def model_class(config: Any, *, task: str) -> Any:
+    """The class for a config and a task.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    from transformers.models.auto import modeling_auto
+
+    mapping = getattr(modeling_auto, _MAPPINGS[task])
+    if type(config) not in mapping:
+        raise Unsupported(
+            f"transformers has no class for the task {task} of the architecture '{config.model_type}'.",
+            advice="Choose another task with --task, or another model.",
+        )
+    found = mapping[type(config)]
+    candidates = found if isinstance(found, tuple | list) else (found,)
+    named = [item for item in candidates if item.__name__ in (getattr(config, "architectures", None) or ())]
+    return (named or candidates)[0]
+
+
+def empty_model(config: Any, *, task: str) -> Any:
+    """The model of a config with parameters of float32 on meta, that is, without storage.
+
+    Raises:
+        InvalidInput: a field of the config has a value that the model refuses.
+        Unsupported: there is no class for the task.
+    """
+    import torch
+
+    chosen = model_class(config, task=task)
+    try:
+        with torch.device("meta"):
+            model = chosen._from_config(config, dtype=torch.float32, attn_implementation="eager")
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InvalidInput(
+            f"{chosen.__name__} cannot be made from this config: {error}", advice="Check config.json."
+        ) from error
+    return model.eval()
