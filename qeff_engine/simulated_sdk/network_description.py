@@ -1,0 +1,207 @@
+"""``networkdesc.bin``: what a runtime must know of a program, as a protobuf message.
+
+Field numbers up to 18 are those of the open runtime's AICNetworkDesc.proto
+(quic/software-kit-for-qualcomm-cloud-ai-100); from 100 on follows what this simulator adds: pairs of retained states
+and the work of each specialization.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from qeff_engine.simulated_sdk import messages
+from qeff_engine.simulated_sdk.cost_model import Work
+from qeff_engine.simulated_sdk.io_types import BY_CODE, IoType
+
+MAJOR_VERSION, MINOR_VERSION = 9, 0
+
+_built = messages.build(
+    "aicnwdesc",
+    messages={
+        "IODescriptor": {"type": (1, "uint32"), "dims": (4, "*int64")},
+        "IOBinding": {
+            "name": (1, "string"),
+            "io_initial": (2, "IODescriptor"),
+            "is_partial_allowed": (5, "bool"),
+            "graph_name": (100, "string"),
+            "state_of": (101, "string"),
+            "graph_type": (102, "uint32"),
+        },
+        "tensorShape": {"type": (1, "uint32"), "dims": (2, "*int64")},
+        "IOShapes": {"shapes": (1, "*tensorShape")},
+        "work": {
+            "flops": (1, "double"),
+            "weight_bytes": (2, "double"),
+            "mx_weights": (3, "double"),
+            "state_bytes": (4, "double"),
+            "matrix_ops": (5, "uint64"),
+            "reductions": (6, "uint64"),
+        },
+        "networkDescriptor": {
+            "major_version": (1, "uint32"),
+            "minor_version": (2, "uint32"),
+            "network_name": (3, "string"),
+            "inputs": (4, "*IOBinding"),
+            "outputs": (5, "*IOBinding"),
+            "num_cores": (7, "uint32"),
+            "batch_size": (14, "int32"),
+            "allowed_shapes": (18, "*IOShapes"),
+            "num_devices": (100, "uint32"),
+            "works": (101, "*work"),
+            "dram_bytes": (102, "uint64"),
+            "constants_bytes": (103, "uint64"),
+            "round_states_to_fp16": (104, "bool"),
+            "sdk_version": (105, "string"),
+        },
+    },
+)
+
+
+class BadDescription(ValueError):
+    """Bytes that describe no program of this version."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Binding:
+    """An input or output at the program's boundary.
+
+    Attributes:
+        name: what clients call it.
+        graph_name: what the graph calls it.
+        io_type: of a client's buffer.
+        graph_type: of the graph's tensor.
+        shapes: dims, one entry for each specialization.
+        state_of: of an output that stays on the device: the input whose next value it is; of such an input: its own
+            name; empty for others.
+    """
+
+    name: str
+    graph_name: str
+    io_type: IoType
+    graph_type: IoType
+    shapes: tuple[tuple[int, ...], ...]
+    state_of: str = ""
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """Dims of the largest allowed shape."""
+        return max(self.shapes, key=self.io_type.num_bytes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A program's description.
+
+    Attributes:
+        name: of the graph.
+        sdk_version: of the compiler.
+        inputs, outputs: bindings in order.
+        specialized: shapes were given; otherwise the program has the graph's own.
+        num_cores, num_devices: what it needs.
+        works: what a call of each specialization does.
+        dram_bytes: of all that it needs, on all devices together.
+        constants_bytes: among them, in the card's form.
+        round_states_to_fp16: states are kept in fp16.
+    """
+
+    name: str
+    sdk_version: str
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    specialized: bool
+    num_cores: int
+    num_devices: int
+    works: tuple[Work, ...]
+    dram_bytes: int
+    constants_bytes: int
+    round_states_to_fp16: bool
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Inputs, then outputs; the position is a binding's index."""
+        return self.inputs + self.outputs
+
+
+def serialize(network: Network) -> bytes:
+    """The message for a network."""
+    message = _built["networkDescriptor"](
+        major_version=MAJOR_VERSION,
+        minor_version=MINOR_VERSION,
+        network_name=network.name,
+        num_cores=network.num_cores,
+        batch_size=1,
+        num_devices=network.num_devices,
+        dram_bytes=network.dram_bytes,
+        constants_bytes=network.constants_bytes,
+        round_states_to_fp16=network.round_states_to_fp16,
+        sdk_version=network.sdk_version,
+    )
+    for side, bindings in (("inputs", network.inputs), ("outputs", network.outputs)):
+        for binding in bindings:
+            item = getattr(message, side).add(
+                name=binding.name,
+                graph_name=binding.graph_name,
+                state_of=binding.state_of,
+                graph_type=binding.graph_type.code,
+                is_partial_allowed=bool(binding.state_of) or side == "outputs",
+            )
+            item.io_initial.type = binding.io_type.code
+            item.io_initial.dims.extend(binding.largest)
+    for number, work in enumerate(network.works):
+        message.works.add(**dataclasses.asdict(work))
+        if network.specialized:
+            shapes = message.allowed_shapes.add()
+            for binding in network.bindings:
+                shapes.shapes.add(type=binding.io_type.code, dims=binding.shapes[number])
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def parse(data: bytes) -> Network:
+    """The network that a message describes.
+
+    Raises:
+        BadDescription: it is none, or of another version.
+    """
+    message = _built["networkDescriptor"]()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise BadDescription(f"The network description cannot be read: {error}") from error
+    if message.major_version != MAJOR_VERSION or not message.works:
+        raise BadDescription(f"The network description has version {message.major_version}, expected {MAJOR_VERSION}.")
+    specialized = bool(message.allowed_shapes)
+    items = [*message.inputs, *message.outputs]
+    bindings = [_binding(item, number=number, message=message) for number, item in enumerate(items)]
+    return Network(
+        name=message.network_name,
+        sdk_version=message.sdk_version,
+        inputs=tuple(bindings[: len(message.inputs)]),
+        outputs=tuple(bindings[len(message.inputs) :]),
+        specialized=specialized,
+        num_cores=message.num_cores,
+        num_devices=message.num_devices,
+        works=tuple(
+            Work(**{field.name: getattr(item, field.name) for field in dataclasses.fields(Work)})
+            for item in message.works
+        ),
+        dram_bytes=message.dram_bytes,
+        constants_bytes=message.constants_bytes,
+        round_states_to_fp16=message.round_states_to_fp16,
+    )
+
+
+def _binding(item: Any, *, number: int, message: Any) -> Binding:
+    if item.io_initial.type not in BY_CODE or item.graph_type not in BY_CODE:
+        raise BadDescription(f"Binding '{item.name}' has the unknown type {item.io_initial.type}.")
+    shapes = tuple(tuple(entry.shapes[number].dims) for entry in message.allowed_shapes)
+    return Binding(
+        name=item.name,
+        graph_name=item.graph_name,
+        io_type=BY_CODE[item.io_initial.type],
+        graph_type=BY_CODE[item.graph_type],
+        shapes=shapes or (tuple(item.io_initial.dims),),
+        state_of=item.state_of,
+    )

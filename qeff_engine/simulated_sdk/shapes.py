@@ -1,0 +1,148 @@
+"""Static shapes of a model, one specialization at a time, and the work that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from math import prod
+
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+from onnx import TensorProto, helper
+
+from qeff_engine.simulated_sdk import graph_walk
+from qeff_engine.simulated_sdk.refusal import model_refusal
+
+Dims = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StaticShape:
+    """A model with every symbol given a size.
+
+    Attributes:
+        inputs: dims by name, in graph order.
+        outputs: dims by name, in graph order; None where inference does not reach.
+        flops: of matrix operations, an addition and a multiplication counted as two.
+        matrix_ops: how many there are.
+    """
+
+    inputs: dict[str, Dims]
+    outputs: dict[str, Dims | None]
+    flops: int
+    matrix_ops: int
+
+
+def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int]) -> StaticShape:
+    """Shapes and work of ``model`` with these sizes.
+
+    Raises:
+        Refusal: an axis has no size, or operators do not fit each other's shapes.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.ClearField("value_info")
+    inputs = {item.name: _fix(item, symbols=symbols) for item in graph_inputs(fixed)}
+    for item in fixed.graph.output:
+        _substitute(item, symbols=symbols)
+    flat = onnx.inliner.inline_local_functions(fixed) if fixed.functions else fixed
+    flat.graph.ClearField("value_info")
+    _explain_quantized(flat)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(flat, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise model_refusal(*_messages(str(error), model=model)) from error
+    known = _known_shapes(inferred.graph)
+    works = [_flops(node, known=known) for node in inferred.graph.node]
+    matrix_works = [work for work in works if work is not None]
+    return StaticShape(
+        inputs=inputs,
+        outputs={item.name: known.get(item.name) for item in inferred.graph.output},
+        flops=sum(matrix_works),
+        matrix_ops=len(matrix_works),
+    )
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller passes: those that are no initializers."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [item for item in model.graph.input if item.name not in constants]
+
+
+def _fix(item: onnx.ValueInfoProto, *, symbols: Mapping[str, int]) -> Dims:
+    """Give every axis of an input its size and return its dims."""
+    missing = _substitute(item, symbols=symbols)
+    if missing:
+        raise model_refusal(
+            f"Input '{item.name}' has the symbolic axis '{missing[0]}', which no specialization and no "
+            f"-onnx-define-symbol gives a size; sizes are given for: {', '.join(sorted(symbols)) or 'none'}."
+        )
+    return tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
+
+
+def _substitute(item: onnx.ValueInfoProto, *, symbols: Mapping[str, int]) -> list[str]:
+    """Replace known symbols by sizes; returns the others."""
+    missing: list[str] = []
+    for number, dim in enumerate(item.type.tensor_type.shape.dim):
+        if dim.HasField("dim_value"):
+            continue
+        if dim.dim_param in symbols:
+            dim.dim_value = symbols[dim.dim_param]
+        else:
+            missing.append(dim.dim_param or f"#{number}")
+    return missing
+
+
+def _explain_quantized(flat: onnx.ModelProto) -> None:
+    """Replace products with packed weights by plain ones of the same shapes, which inference understands."""
+    for number, node in enumerate(flat.graph.node):
+        if node.domain == "com.microsoft" and node.op_type == "MatMulNBits":
+            dims = [graph_walk.int_attribute(node, name, default=0) for name in ("K", "N")]
+            weight = f"__expanded_{number}"
+            flat.graph.input.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, dims))
+            plain = helper.make_node("MatMul", [node.input[0], weight], list(node.output), name=node.name)
+            flat.graph.node[number].CopyFrom(plain)
+
+
+def _messages(text: str, *, model: onnx.ModelProto) -> list[str]:
+    """Inference errors in the compiler's form, one for each node that they name."""
+    versions = [item.version for item in model.opset_import if item.domain in graph_walk.ONNX_DOMAINS]
+    where = f"opset_version-{max(versions, default=0)}, ir_version-{model.ir_version}"
+    messages: list[str] = []
+    for line in text.splitlines():
+        operator, _, rest = line.partition("node name: ")
+        if rest:
+            name, _, reason = rest.partition("): ")
+            kind = operator.rpartition("op_type:")[2].rstrip(", ") or operator.rpartition("(")[2].rstrip(", ")
+            messages.append(f"[Operator-'{name}', {where}] : {kind}: {reason.strip()}")
+    return messages or [" ".join(text.split())]
+
+
+def _known_shapes(graph: onnx.GraphProto) -> dict[str, Dims]:
+    """Dims by name of all values whose every axis has a size."""
+    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    items: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
+    for item in items:
+        shape = item.type.tensor_type.shape
+        if item.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in shape.dim):
+            known[item.name] = tuple(dim.dim_value for dim in shape.dim)
+    return known
+
+
+def _flops(node: onnx.NodeProto, *, known: Mapping[str, Dims]) -> int | None:
+    """Operations of a matrix product or convolution; 0 where shapes are unknown, None for other operators."""
+    if not graph_walk.is_onnx(node, "MatMul", "Gemm", "Conv"):
+        return None
+    first, second, result = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+    if node.op_type == "MatMul":
+        if first is None or (second is None and result is None):
+            return 0
+        columns = result[-1] if result else second[-1] if second else 0
+        return 2 * prod(result or (*first[:-1], columns)) * first[-1]
+    if result is None:
+        return 0
+    if node.op_type == "Gemm":
+        transposed = graph_walk.int_attribute(node, "transA", default=0)
+        return 2 * prod(result) * (first[0 if transposed else 1] if first else 0)
+    return 2 * prod(result) * prod(second[1:]) if second else 0

@@ -1,0 +1,131 @@
+"""The files beside a compiler command line: specializations, custom IO and the split over devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qeff_engine.simulated_sdk.options import MAX_CORES
+from qeff_engine.simulated_sdk.refusal import input_refusal, json_refusal
+from qeff_engine.simulated_sdk.version_cli import at_least
+
+NAMED_FORM_SINCE = (1, 22)
+PRECISIONS = ("float32", "float16", "bfloat16", "int8", "mxint8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Specialization:
+    """One static shape: a name (empty in the flat form) and the size of every symbol."""
+
+    name: str
+    symbols: Mapping[str, int]
+
+
+def read_specializations(path: Path, *, version: str) -> list[Specialization]:
+    """The static shapes of a ``specializations.json``.
+
+    Compilers before 1.22 know the flat form only, in which every value is a text.
+
+    Raises:
+        Refusal: not JSON, not one of the forms, or no positive integers in it.
+    """
+    document = _json(path)
+    entries = document.get("specializations") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise json_refusal("out_of_range.403", message="key 'specializations' not found")
+    if not entries:
+        raise input_refusal(f"{path} has no specializations.")
+    return [_specialization(entry, version=version) for entry in entries]
+
+
+def _specialization(entry: Any, *, version: str) -> Specialization:
+    name = ""
+    if not isinstance(entry, dict):
+        raise json_refusal("type_error.302", message=f"type must be object, but is {_json_type(entry)}")
+    if at_least(version, wanted=NAMED_FORM_SINCE) and isinstance(entry.get("symbols"), dict):
+        name, entry = str(entry.get("name", "")), entry["symbols"]
+    sizes: dict[str, int] = {}
+    for symbol, value in entry.items():
+        if not isinstance(value, str):
+            raise json_refusal("type_error.302", message=f"type must be string, but is {_json_type(value)}")
+        if not value.isascii() or not value.isdigit() or int(value) < 1:
+            raise input_refusal(f"Invalid value '{value}' for symbol '{symbol}': expected a positive integer.")
+        sizes[symbol] = int(value)
+    return Specialization(name=name, symbols=sizes)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise input_refusal(f"Unable to open {path}. Err={error.strerror}") from error
+    except json.JSONDecodeError as error:
+        where = f"parse error at line {error.lineno}, column {error.colno}: syntax error while parsing value"
+        raise json_refusal("parse_error.101", message=where) from error
+    except UnicodeDecodeError as error:
+        raise json_refusal("parse_error.101", message="parse error: invalid UTF-8 byte") from error
+
+
+def _json_type(value: Any) -> str:
+    names = {bool: "boolean", int: "number", float: "number", list: "array", dict: "object", type(None): "null"}
+    return names.get(type(value), "string")
+
+
+def read_custom_io(path: Path) -> dict[str, str]:
+    """Precision by tensor name of a ``custom_io.yaml``: pairs of lines, ``- IOName: X`` and ``Precision: Y``.
+
+    Raises:
+        Refusal: another line, a name without precision or an unknown precision.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise input_refusal(f"Unable to open {path}. Err={getattr(error, 'strerror', error)}") from error
+    precisions: dict[str, str] = {}
+    name: str | None = None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        is_name = re.fullmatch(r"\s*-\s+IOName:\s*(\S+)\s*", line)
+        is_precision = re.fullmatch(r"\s+Precision:\s*(\S+)\s*", line)
+        if is_name and name is None:
+            name = is_name[1].strip("\"'")
+        elif is_precision and name is not None:
+            if is_precision[1] not in PRECISIONS:
+                raise input_refusal(
+                    f"{path}:{number}: invalid precision '{is_precision[1]}' of '{name}': expected one of "
+                    f"{', '.join(PRECISIONS)}."
+                )
+            precisions[name], name = is_precision[1], None
+        else:
+            raise input_refusal(f"{path}:{number}: cannot parse custom IO list: '{line.strip()}'.")
+    if name is not None:
+        raise input_refusal(f"{path}: '{name}' has no precision.")
+    return precisions
+
+
+def read_num_devices(path: Path, *, num_cores: int) -> int:
+    """Over how many devices a partition file slices every tensor.
+
+    Pipelines (several partitions) are not simulated.
+
+    Raises:
+        Refusal: not JSON, several partitions, or other core counts than the command line's.
+    """
+    document = _json(path)
+    try:
+        partitions = document["partitions"]
+        devices = [(int(item["deviceId"]), int(item["numCores"])) for item in partitions[0]["devices"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise input_refusal(f"{path} is not a partition configuration: {error!r}.") from error
+    if len(partitions) != 1:
+        raise input_refusal(f"{path} has {len(partitions)} partitions: pipelines are not supported by the simulator.")
+    if len({device for device, _ in devices}) != len(devices) or not 1 <= len(devices) <= 16:
+        raise input_refusal(f"{path} names {len(devices)} devices, expected 1 to 16 different ones.")
+    if any(cores != num_cores or not 1 <= cores <= MAX_CORES for _, cores in devices):
+        raise input_refusal(f"{path} has other core counts than -aic-num-cores={num_cores}.")
+    return len(devices)

@@ -1,0 +1,39 @@
+"""``qaic-version-util``: the SDK's versions. Standard library only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+_PACKAGES = ("platform", "apps")
+
+
+def main(arguments: list[str], *, root: Path) -> int:
+    """Print the versions of the packages that ``--platform`` and ``--apps`` name, of both without options."""
+    unknown = [argument for argument in arguments if argument not in {f"--{package}" for package in _PACKAGES}]
+    if unknown:
+        print(f"Unknown option {unknown[0]}.\nUsage: qaic-version-util [--platform] [--apps]", file=sys.stderr)
+        return 1
+    for package in _PACKAGES:
+        if not arguments or f"--{package}" in arguments:
+            print(f"{package}:{version_of(root, package=package)}")
+    return 0
+
+
+def version_of(root: Path, *, package: str) -> str:
+    """The first ``base_version`` of a package's version file.
+
+    Raises:
+        OSError: the SDK is damaged.
+    """
+    element = ElementTree.parse(root / "versions" / f"{package}.xml").getroot().find(".//base_version")  # noqa: S314  ours
+    if element is None or not element.text:
+        raise OSError(f"{root / 'versions' / f'{package}.xml'} has no base_version. Install the simulated SDK again.")
+    return element.text.strip()
+
+
+def at_least(version: str, *, wanted: tuple[int, int]) -> bool:
+    """Whether a version such as ``1.20.4`` is ``wanted`` (major, minor) or newer."""
+    major, minor = version.split(".")[:2]
+    return (int(major), int(minor)) >= wanted
