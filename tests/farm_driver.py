@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import actions, admission, attempts, db, inventory, models, records
+from farm import actions, admission, attempts, db, inventory, models, records, wire
 from farm.states import JobState
+from qeff_engine import spec
 
 TOOLCHAIN = {
     "engine": "1",
@@ -112,9 +113,10 @@ class Driver:
         if claim.stage == "run":
             sku = next(sku for _, qid, sku in self.device_nodes.values() if qid == claim.grants[0].qid)
             figures |= {"qid": claim.grants[0].qid, "sku": sku, "decode_tok_s": 8.0 * len(claim.grants[0].cores)}
-        digest = f"digest of {claim.stage} {claim.spec} {sorted(claim.inputs.items())}"
+        digest = spec.digest([claim.stage, claim.spec, claim.inputs])
         artifact = records.ArtifactRecord(digest=digest, stage=claim.stage, num_bytes=10, num_files=1)
-        usage = records.Usage(cpu_s=1.5, peak_rss_bytes=1 << 20, exit_code=0)
+        log_path = wire.attempt_log(claim.job_id, claim.attempt)
+        usage = records.Usage(cpu_s=1.5, peak_rss_bytes=1 << 20, exit_code=0, log_path=log_path)
         with self.database.write() as connection:
             attempts.succeed(connection, claim.job_id, claim.attempt, artifact=artifact, figures=figures, usage=usage)
 
@@ -129,6 +131,11 @@ class Driver:
                 message=message,
                 usage=records.Usage(exit_code=1),
             )
+
+    def interrupt(self, claim: records.Claim) -> None:
+        """End a claimed attempt without anybody's fault."""
+        with self.database.write() as connection:
+            attempts.interrupt(connection, claim.job_id, claim.attempt, reason="the node stops")
 
     def work(self, finish: Callable[[records.Claim], None] | None = None) -> None:
         """Do everything there is to do, one job after another."""

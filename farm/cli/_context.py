@@ -37,7 +37,7 @@ class Context:
         """
         url = self.settings.database_url
         path = url.removeprefix("sqlite:///").partition("?")[0]
-        if self.settings.embedded_database and not Path(path).exists():
+        if self.settings.embedded_database and not path.startswith("file:") and not Path(path).exists():
             raise FarmNotUp(
                 f"There is no farm in {self.settings.home}: it has no database. Start one with `farm up`, or say "
                 "where it is with --home or FARM_HOME."

@@ -72,11 +72,11 @@ def _failures(context: Context, report: reports.Report) -> None:
         return
     classes = collections.Counter(failure.failure_class or failure.state for failure in report.failures)
     context.out.text()
-    context.out.text(f"failed: {', '.join(f'{count} {name}' for name, count in classes.items())}")
+    context.out.text(f"not done: {', '.join(f'{count} {name}' for name, count in classes.items())}")
     for failure in report.failures:
-        name = failure.failure_class or failure.state
-        context.out.text(f"  j{failure.job} {failure.label}: {name}: {failure.message}")
-    context.out.text(f"`farm logs j{report.failures[0].job}` prints what it said.")
+        words = f"{failure.failure_class}: {failure.message}" if failure.failure_class else failure.message
+        context.out.text(f"  j{failure.job} {failure.label}: {words}")
+    context.out.text(f"`farm why j{report.failures[0].job}` says more, `farm retry` tries again.")
 
 
 def _number(value: float | None) -> str:

@@ -76,7 +76,7 @@ def _follow(context: Context, submission_id: int, view: _View) -> str:
             return submission.state
         if was_working and not working:
             context.out.warn(NOT_WORKING)
-        time.sleep(_POLL_S)
+        _pause()
 
 
 @contextmanager
@@ -143,6 +143,10 @@ class _Live:
             self._progress.update(
                 self._lines[attempt.job_id], description=text.replace("[", r"\["), completed=attempt.fraction or 0.0
             )
+
+
+def _pause() -> None:
+    time.sleep(_POLL_S)
 
 
 def _first_line(text: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 
 from farm.cli import _ids
 from farm.cli._context import Context
+from farm.states import JobState
 
 DESCRIPTION = (
     "Cancel jobs or submissions. What waits ends at once; what runs is told to end and does so within seconds, with "
@@ -16,7 +17,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("ids", nargs="+", metavar="ID", help="s12 (a submission) or j34 (a job)")
-    parser.add_argument("--json", action="store_true", help="one JSON document: a list of {id, ...}")
+    parser.add_argument("--json", action="store_true", help="one JSON document: [{job, state} or {submission, jobs}]")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
@@ -30,12 +31,12 @@ def run(options: argparse.Namespace, context: Context) -> int:
             kind, number = _ids.either(connection, text)
             if kind == _ids.JOB:
                 state = jobs.cancel(connection, number)
-                done.append({"id": f"j{number}", "state": state})
-                ending = state not in ("cancelled",)
-                words.append(f"j{number} {'is told to end' if ending else 'is cancelled'}.")
+                done.append({"job": number, "state": state})
+                told = "is cancelled" if state == JobState.CANCELLED else "is told to end"
+                words.append(f"j{number} {told}.")
             else:
                 counts = jobs.cancel_submission(connection, number)
-                done.append({"id": f"s{number}", "jobs": counts})
+                done.append({"submission": number, "jobs": counts})
                 words.append(f"s{number}: {', '.join(f'{count} {what}' for what, count in counts.items())}.")
     if options.json:
         context.out.json(done)

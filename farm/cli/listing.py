@@ -44,7 +44,7 @@ def _submissions(options: argparse.Namespace, context: Context) -> int:
     with context.reading() as connection:
         before = _ids.submission(connection, options.before) if options.before else None
         found = queries.submission_list(connection, limit=options.limit, before=before, owner=options.owner)
-    following = f"s{found[-1].id}" if len(found) == options.limit else None
+    following = found[-1].id if len(found) == options.limit else None
     if options.json:
         context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
         return 0
@@ -68,7 +68,7 @@ def _jobs(options: argparse.Namespace, context: Context) -> int:
             limit=options.limit,
             before=_ids.job(connection, options.before) if options.before else None,
         )
-    following = f"j{found[-1].id}" if len(found) == options.limit else None
+    following = found[-1].id if len(found) == options.limit else None
     if options.json:
         context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
         return 0
@@ -89,6 +89,6 @@ def counts(submission: queries.Submission) -> str:
     return ", ".join(words)
 
 
-def _more(context: Context, following: str | None) -> None:
+def _more(context: Context, following: int | None) -> None:
     if following:
         context.out.talk(f"More: --before {following}")

@@ -100,7 +100,7 @@ def _follow(context: Context, job: queries.Job, tried: list[int]) -> int:
             context.out.talk(f"--- j{job.id} {job.label}: {job.state}")
             return 0 if job.state in DONE else 1
         else:
-            time.sleep(_POLL_S)
+            _pause()
             job, tried = _job(context, f"j{job.id}")
 
 
@@ -119,7 +119,11 @@ def _print_attempt(context: Context, job: queries.Job, number: int) -> tuple[que
             context.out.raw(clean(rest.decode(errors="replace")))
             return job, tried
         if not data:
-            time.sleep(_POLL_S)
+            _pause()
+
+
+def _pause() -> None:
+    time.sleep(_POLL_S)
 
 
 def _read(path: Path, offset: int) -> bytes:

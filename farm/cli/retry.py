@@ -18,7 +18,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("ids", nargs="+", metavar="ID", help="s12 (a submission) or j34 (a job)")
-    parser.add_argument("--json", action="store_true", help="one JSON document: the list of jobs that are tried again")
+    parser.add_argument("--json", action="store_true", help="one JSON document: {jobs}")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
@@ -43,6 +43,6 @@ def run(options: argparse.Namespace, context: Context) -> int:
                     jobs.retry(connection, job_id)
             retried += found
     if options.json:
-        context.out.json([f"j{job_id}" for job_id in retried])
+        context.out.json({"jobs": retried})
     context.out.talk(f"Tried again: {', '.join(f'j{job_id}' for job_id in retried)}.")
     return 0
