@@ -172,7 +172,7 @@ def _create_cores() -> None:
         "cores",
         sa.Column("device_id", ID, nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("usable", sa.Boolean(), server_default=sa.text("1"), nullable=False),
+        sa.Column("usable", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_cores_device_id")),
         sa.PrimaryKeyConstraint("device_id", "number", name=op.f("pk_cores")),
     )
@@ -220,7 +220,7 @@ def _create_jobs() -> None:
         sa.Column("num_devices", sa.Integer(), server_default="0", nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("cancel_requested", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cancel_requested", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("not_before", sa.Double(), server_default="0", nullable=False),
         sa.Column("node_id", ID, nullable=True),
         sa.Column("artifact", sa.Text(), nullable=True),
