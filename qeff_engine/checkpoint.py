@@ -179,7 +179,7 @@ def model_type(source: Source) -> str | None:
     path = Path(source.location)
     if source.kind == "directory":
         return str(config(path)["model_type"])
-    return gguf_header.check(path).get("general.architecture")
+    return gguf_header.read(path).architecture
 
 
 def weight_files(directory: Path) -> list[str]:
@@ -260,7 +260,7 @@ def _require_hub_id(source: str) -> None:
 
 
 def _checked_gguf(path: Path) -> list[str]:
-    gguf_header.check(path)
+    gguf_header.read(path)
     return [path.name]
 
 

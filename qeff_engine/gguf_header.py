@@ -5,6 +5,7 @@ Standard library only. Format: https://github.com/ggml-org/ggml/blob/master/docs
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
 import struct
@@ -36,10 +37,45 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
 
-def check(path: Path) -> dict[str, Any]:
-    """The scalar metadata of a GGUF file by key, after every tensor was found to lie inside the file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """Where a tensor lies.
 
-    Arrays, such as the vocabulary, are skipped.
+    Attributes:
+        name: in the words of llama.cpp, such as ``blk.0.attn_q.weight``.
+        shape: sizes, the fastest axis last.
+        kind: number of its type, a key of :data:`BLOCKS`.
+        offset: first byte in the file.
+        nbytes: number of bytes; 0 when the type is not known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        metadata: scalar values by key; arrays, such as the vocabulary, are left out.
+        tensors: in the order of the file.
+    """
+
+    metadata: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture in the words of llama.cpp."""
+        return str(self.metadata.get("general.architecture", "unknown"))
+
+
+def read(path: Path) -> Header:
+    """The header of a GGUF file, after every tensor was found to lie inside the file.
 
     Raises:
         InvalidInput: the file is no GGUF file, or is truncated.
@@ -54,7 +90,7 @@ def check(path: Path) -> dict[str, Any]:
         try:
             num_tensors, num_pairs = reader.scalar("<Q"), reader.scalar("<Q")
             metadata = {key: value for key, value in (reader.pair() for _ in range(num_pairs)) if value is not None}
-            tensors = [reader.tensor() for _ in range(num_tensors)]
+            found = [reader.tensor() for _ in range(num_tensors)]
         except (struct.error, UnicodeDecodeError, _Damaged) as error:
             raise InvalidInput(
                 f"{path} is truncated or damaged in its header ({size} bytes).", advice="Fetch the file again."
@@ -67,13 +103,15 @@ def check(path: Path) -> dict[str, Any]:
         )
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     start = -(-position // alignment) * alignment
-    for name, offset, nbytes in tensors:
-        if start + offset + nbytes > size:
+    tensors = tuple(dataclasses.replace(tensor, offset=start + tensor.offset) for tensor in found)
+    for tensor in tensors:
+        if tensor.offset + tensor.nbytes > size:
             raise InvalidInput(
-                f"{path} is truncated: it has {size} bytes, and tensor {name} ends at {start + offset + nbytes}.",
+                f"{path} is truncated: it has {size} bytes, and tensor {tensor.name} ends at "
+                f"{tensor.offset + tensor.nbytes}.",
                 advice="Fetch the file again.",
             )
-    return metadata
+    return Header(metadata=metadata, tensors=tensors)
 
 
 class _Damaged(Exception):
@@ -125,16 +163,17 @@ class _Reader:
         key = self.string()
         return key, self._value(self.scalar("<I"))
 
-    def tensor(self) -> tuple[str, int, int]:
-        """The next tensor: name, offset in the data, bytes (0 when its type is not known)."""
+    def tensor(self) -> Tensor:
+        """The next tensor; its offset counts from the first byte of data."""
         name = self.string()
         num_dimensions = self.scalar("<I")
         if num_dimensions > _MAX_DIMENSIONS:
             raise _Damaged
-        elements = math.prod(self.scalar("<Q") for _ in range(num_dimensions))
+        shape = tuple(self.scalar("<Q") for _ in range(num_dimensions))[::-1]
         kind, offset = self.scalar("<I"), self.scalar("<Q")
         block_elements, block_bytes = BLOCKS.get(kind, (1, 0))
-        return name, offset, elements // block_elements * block_bytes
+        nbytes = math.prod(shape) // block_elements * block_bytes
+        return Tensor(name=name, shape=shape, kind=kind, offset=offset, nbytes=nbytes)
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -17,6 +17,8 @@ from qeff_engine.architectures import classes
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.stage import StageContext
 
+Array = np.ndarray[Any, Any]
+
 _PROBE_TEXT = " The capital of France is\nParis, since 987.\tOr so: <naïve> ÅÄÖ 'tis 北京!"
 
 
@@ -31,35 +33,35 @@ def fetch(resolve_spec: spec.ResolveSpec, context: StageContext) -> dict[str, An
     if resolve_spec.fingerprint and source.fingerprint != resolve_spec.fingerprint:
         raise InvalidInput(f"{source.location} changed after it was asked for.", advice="Submit again, or retry.")
     path = Path(source.location)
-    config = _config(path)
+    header = gguf_header.read(path)
+    config = _config(path, header=header)
     model = classes.empty_model(config, task=spec.TASKS[0])
     config.architectures = [type(model).__name__]
     config.dtype = "float32"
-    _write_weights(path, model=model, context=context)
+    _write_weights(path, header=header, model=model, context=context)
     config.save_pretrained(context.out)
     _write_generation_config(config, out=context.out)
     _write_tokenizer(path, out=context.out)
-    return {"architecture": gguf_header.check(path).get("general.architecture", "")}
+    return {"architecture": header.architecture}
 
 
-def _config(path: Path) -> Any:
+def _config(path: Path, *, header: gguf_header.Header) -> Any:
     import transformers
     from transformers import modeling_gguf_pytorch_utils as legacy
 
     try:
         config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     except (ValueError, KeyError) as error:
-        name = str(gguf_header.check(path).get("general.architecture", "unknown"))
         raise Unsupported(
-            f"{path} has the architecture '{name}', which transformers does not read from GGUF.",
-            advice=spec.near_miss(name, list(legacy.GGUF_SUPPORTED_ARCHITECTURES)),
+            f"{path} has the architecture '{header.architecture}', which transformers does not read from GGUF.",
+            advice=spec.near_miss(header.architecture, list(legacy.GGUF_SUPPORTED_ARCHITECTURES)),
         ) from error
     # The tokenizer's own name of itself in the metadata, not a place where the model could be found.
     config._name_or_path = ""
     return config
 
 
-def _write_weights(path: Path, *, model: Any, context: StageContext) -> None:
+def _write_weights(path: Path, *, header: gguf_header.Header, model: Any, context: StageContext) -> None:
     from qeff_engine.quantizers.checkpoint_files import CheckpointWriter, TensorInfo
 
     # A tied weight has one name in the file.
@@ -68,7 +70,7 @@ def _write_weights(path: Path, *, model: Any, context: StageContext) -> None:
     missing = set(plan)
     total = len(plan)
     with CheckpointWriter(context.out, plan) as writer:
-        for name, values in _decoded(path, model=model):
+        for name, values in _decoded(path, header=header, model=model):
             if name not in missing:
                 continue  # a weight that is tied in this model, or a constant such as RoPE factors
             if values.shape != shapes[name]:
@@ -88,22 +90,22 @@ def _write_weights(path: Path, *, model: Any, context: StageContext) -> None:
             )
 
 
-def _decoded(path: Path, *, model: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def _decoded(path: Path, *, header: gguf_header.Header, model: Any) -> Iterator[tuple[str, Array]]:
     """Names as the model spells them and values, one after another; experts that the file splits come last."""
     import gguf
     from transformers import modeling_gguf_pytorch_utils as legacy
 
-    reader = gguf.GGUFReader(path)
-    architecture = str(gguf_header.check(path).get("general.architecture", ""))
     collected: dict[str, Any] = {"config": model.config.to_dict(), "tensors": {}}
-    processor = legacy.TENSOR_PROCESSORS.get(architecture, legacy.TensorProcessor)(config=collected["config"])
-    names = legacy.get_gguf_hf_weights_map(model, processor)
-    for tensor in reader.tensors:
+    processor = legacy.TENSOR_PROCESSORS.get(header.architecture, legacy.TensorProcessor)(config=collected["config"])
+    names = _names(header.architecture, model=model, processor=processor)
+    for tensor in header.tensors:
+        raw = np.fromfile(path, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         try:
-            values = gguf.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+            kind = gguf.GGMLQuantizationType(tensor.kind)
+            values = gguf.dequantize(raw.reshape(*tensor.shape[:-1], -1), kind)
+        except (ValueError, NotImplementedError) as error:
             raise Unsupported(
-                f"Tensor {tensor.name} of {path} has the type {tensor.tensor_type.name}, which cannot be decoded.",
+                f"Tensor {tensor.name} of {path} has the type {tensor.kind}, which cannot be decoded.",
                 advice="Use a file with another quantization.",
             ) from error
         result = processor.process(
@@ -113,6 +115,32 @@ def _decoded(path: Path, *, model: Any) -> Iterator[tuple[str, np.ndarray[Any, A
             yield names[result.name], result.weights
     for name, stacked in collected["tensors"].items():
         yield name, stacked.numpy()
+
+
+def _names(architecture: str, *, model: Any, processor: Any) -> dict[str, str]:
+    """The model's name of each tensor by the file's name.
+
+    Some files were made from the model below the head, so names are also tried without its prefix.
+    """
+    import gguf
+
+    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(number, model.config.num_hidden_layers)
+    names: dict[str, str] = {}
+    for prefix, module in (("", model), (f"{model.base_model_prefix}.", model.base_model)):
+        found: dict[str, str] = {}
+        for full_name in module.state_dict():
+            name = processor.preprocess_name(full_name)
+            stem, dot, suffix = name.rpartition(".")
+            if suffix not in ("weight", "bias"):
+                stem, dot, suffix = name, "", ""
+            spelled = table.get_name(stem)
+            if spelled is None:
+                processor.perform_fallback_tensor_mapping(found, dot + suffix, prefix, name)
+            else:
+                found[spelled + dot + suffix] = prefix + name
+        names = {**found, **names}
+    return names
 
 
 def _write_generation_config(config: Any, *, out: Path) -> None:
@@ -125,23 +153,24 @@ def _write_tokenizer(path: Path, *, out: Path) -> None:
     """Save the tokenizer as plain ``tokenizer.json``, and make sure that it is read back as the same tokenizer."""
     import tokenizers
     import transformers
+    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
     try:
-        made = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        architecture, vocabulary, settings = get_gguf_tokenizer(str(path))
+        made, _ = convert_gguf_tokenizer(architecture, vocabulary)
     except (ValueError, KeyError) as error:
         raise Unsupported(f"The tokenizer in {path} cannot be read: {error}") from error
-    # The class that transformers chooses by model_type may rebuild spaces in its own way when it is loaded again.
+    # The class that transformers chooses by model_type may treat spaces in its own way when it is loaded again.
     plain = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made.backend_tokenizer,
-        chat_template=made.chat_template,
-        bos_token=made.bos_token,
-        eos_token=made.eos_token,
-        unk_token=made.unk_token,
-        pad_token=made.pad_token or made.eos_token,
-        clean_up_tokenization_spaces=False,
+        **{
+            **settings,
+            "tokenizer_object": made,
+            "pad_token": settings["pad_token"] or settings["eos_token"],
+            "clean_up_tokenization_spaces": False,
+        }
     )
     plain.save_pretrained(out)
-    expected = made.backend_tokenizer.encode(_PROBE_TEXT).ids
+    expected = plain(_PROBE_TEXT)["input_ids"]
     raw = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).encode(_PROBE_TEXT).ids
     loaded = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)(_PROBE_TEXT)["input_ids"]
     if not (expected == raw == loaded):
