@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +15,7 @@ from qeff_engine.errors import InvalidInput
 from qeff_engine.library import cache, loaded
 from qeff_engine.library.transformation import Transformation
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _KEY_LENGTH = 16  # hexadecimal digits of a key in the name of a directory: enough within one directory
 
 
@@ -174,7 +178,11 @@ def store_at(cache_dir: str | Path | None) -> cache.StageCache:
 
 def resolved(source: str, *, revision: str | None, store: cache.StageCache) -> cache.Entry:
     """The snapshot of a directory, ``.gguf`` file or hub id."""
-    return store.run(checkpoint.resolve_spec(source, revision=revision))
+    resolve_spec = checkpoint.resolve_spec(source, revision=revision)
+    if resolve_spec.kind == "hub" and not _COMMIT.fullmatch(revision or ""):
+        # A branch moves: what it was at another time says nothing about now, so the hub is asked again.
+        resolve_spec = dataclasses.replace(resolve_spec, fingerprint=f"asked at {time.time():.6f}")
+    return store.run(resolve_spec)
 
 
 def _placed(entry: cache.Entry, *, directory: str | Path | None, prefix: str) -> Path:
