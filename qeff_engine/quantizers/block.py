@@ -91,6 +91,7 @@ class BlockQuantizer:
         self,
         layer: nn.Module,
         *,
+        name: str,
         linears: Sequence[str],
         samples: Samples | None,
         stored_dtypes: Mapping[str, torch.dtype],
@@ -99,6 +100,7 @@ class BlockQuantizer:
 
         Args:
             layer: with float32 weights.
+            name: of the layer in the model, for messages.
             linears: names (in the layer) of what is to be quantized.
             samples: calibration rows; None for a quantizer that needs none.
             stored_dtypes: the checkpoint's type of each parameter of the layer that it stores as it is.
@@ -110,17 +112,17 @@ class BlockQuantizer:
         inputs = _observe_inputs(layer, linears, samples) if samples else _unobserved_inputs(linears)
         scales: dict[str, torch.Tensor] = {}
         for item in inputs:
-            _require_finite(layer, item)
+            _require_finite(layer, item, layer_name=name)
             scales_I = None
             if samples is not None and self._quantizer.scales_inputs:
                 scales_I = self._scale(layer, item, linears, samples, stored_dtypes, result)
             result.num_folds += scales_I is not None
-            scales.update({name: scales_I for name in item.readers if scales_I is not None})
+            scales.update({reader: scales_I for reader in item.readers if scales_I is not None})
         result.num_inputs = len(inputs)
         for item in inputs:
-            for name in [name for name in item.readers if name in linears]:
-                self._round(layer, name, item.statistics, scales.get(name), result)
-        result.changed -= {f"{name}.weight" for name in linears}
+            for linear in [reader for reader in item.readers if reader in linears]:
+                self._round(layer, linear, item.statistics, scales.get(linear), result)
+        result.changed -= {f"{linear}.weight" for linear in linears}
         return result
 
     def _scale(
@@ -247,12 +249,14 @@ def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in module.parameters(recurse=False)]
 
 
-def _require_finite(layer: nn.Module, item: _Input) -> None:
+def _require_finite(layer: nn.Module, item: _Input, *, layer_name: str) -> None:
     for name in item.readers:
         if not bool(torch.isfinite(_weight(layer, name)).all()):
-            raise Numerics(f"The weight of {name} is not finite, expected numbers.", advice="Check the checkpoint.")
+            raise Numerics(
+                f"The weight of {layer_name}.{name} is not finite, expected numbers.", advice="Check the checkpoint."
+            )
     if item.statistics.num_tokens and not bool(torch.isfinite(item.statistics.abs_mean_I).all()):
         raise Numerics(
-            f"The input of {item.readers[0]} is not finite on the calibration text, expected numbers.",
+            f"The input of {layer_name}.{item.readers[0]} is not finite on the calibration text, expected numbers.",
             advice="Check the checkpoint, or use rtn, which needs no calibration.",
         )

@@ -142,6 +142,7 @@ class _Job:
         with self._model.loaded_layer(number) as layer:
             result = quantizing.quantize(
                 layer,
+                name=name,
                 linears=self._chosen.of_layer(name),
                 samples=samples,
                 stored_dtypes=self._stored_dtypes(name),

@@ -184,5 +184,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, method):
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
     model.save_pretrained(snapshot)
-    with pytest.raises(Numerics, match=r"mlp\.up_proj is not finite"):
+    with pytest.raises(Numerics, match=r"model\.layers\.1\.mlp\.up_proj is not finite"):
         checkpoints.quantized(snapshot, tmp_path / "out", method=method)
