@@ -64,6 +64,25 @@ def test_generation_on_a_device_gives_the_tokens_of_plain_numpy(sdk, compiled):
     assert 0 < result.timings.ttft_s[0] < result.timings.total_s
 
 
+def test_a_program_sliced_over_two_devices_holds_cores_of_both(sdk, tmp_path):
+    spec = CompileSpec(num_cores=4, num_devices=2, batch_size=2, prefill_len=4, ctx_len=32)
+    program = compile_toy(tmp_path, sdk=sdk, spec=spec)
+    before = free_cores(sdk, 0), free_cores(sdk, 1)
+    with Session(sdk, program=program, qids=[0, 1]) as session:
+        assert (free_cores(sdk, 0), free_cores(sdk, 1)) == (before[0] - 4, before[1] - 4)
+        result = generation.generate(session, prompts=PROMPTS, shape=SHAPE, generation_len=4)
+    assert result.tokens == [toy_decoder.greedy(prompt, num_tokens=4) for prompt in PROMPTS]
+
+
+def test_block_formats_run_from_command_line_to_tokens(sdk, tmp_path):
+    spec = CompileSpec(num_cores=4, batch_size=2, prefill_len=4, ctx_len=32, precision="mxfp6", kv_precision="mxint8")
+    program = compile_toy(tmp_path, sdk=sdk, spec=spec)
+    with Session(sdk, program=program, qids=[0]) as session:
+        assert not {"past_key.0", "past_value.0"} & session.inputs.keys()
+        result = generation.generate(session, prompts=PROMPTS, shape=SHAPE, generation_len=4)
+    assert [len(tokens) for tokens in result.tokens] == [4, 4, 4]
+
+
 def test_time_is_the_devices_own(sdk, compiled):
     def timings():
         with Session(sdk, program=compiled, qids=[0]) as session:
