@@ -69,7 +69,8 @@ def stage_spec(arguments: argparse.Namespace) -> spec.StageSpec:
     if kind is spec.ResolveSpec:
         from qeff_engine import checkpoint
 
-        return checkpoint.resolve_spec(given["source"], revision=given.get("revision"))
+        resolve_spec: spec.StageSpec = checkpoint.resolve_spec(given["source"], revision=given.get("revision"))
+        return resolve_spec
     return kind.from_json(given)
 
 
