@@ -8,6 +8,7 @@ from typing import Any
 from qeff_engine.errors import InvalidInput
 
 FILE_NAME = "tokenizer.json"
+_OTHER_FORMS = ("*.model", "*.tiktoken", "vocab.*", "tokenizer_config.json")
 
 
 class Tokenizer:
@@ -54,12 +55,12 @@ def _fast(path: Path) -> Any:
 
 
 def _slow(snapshot: Path) -> Any:
+    advice = f"Expected {FILE_NAME} beside the weights."
+    if not any(path for pattern in _OTHER_FORMS for path in snapshot.glob(pattern)):
+        raise InvalidInput(f"{snapshot} has no tokenizer.", advice=advice)
     import transformers
 
     try:
         return transformers.AutoTokenizer.from_pretrained(snapshot, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        raise InvalidInput(
-            f"{snapshot} has no tokenizer that can be read: {error}",
-            advice=f"Expected {FILE_NAME} beside the weights.",
-        ) from error
+        raise InvalidInput(f"{snapshot} has no tokenizer that can be read: {error}", advice=advice) from error

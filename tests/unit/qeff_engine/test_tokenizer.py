@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
@@ -31,8 +33,19 @@ def test_texts_are_neither_cut_nor_padded(snapshot):
 
 
 def test_a_snapshot_without_any_tokenizer_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="has no tokenizer that can be read"):
+    with pytest.raises(InvalidInput, match=r"has no tokenizer\. Expected tokenizer.json"):
         Tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_read(tmp_path):
+    letters = {letter: number for number, letter in enumerate(["<|endoftext|>", *"abcdefgh", "Ġ"])}
+    (tmp_path / "vocab.json").write_text(json.dumps({**letters, "ab": 10}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.encode("abc ab") == [10, 3, 9, 10]
+    assert tokenizer.decode([10, 3, 0, 9, 10]) == "abc ab"
 
 
 def test_a_broken_tokenizer_is_refused(tmp_path):
