@@ -10,6 +10,7 @@ from farm import db, models, settings
 
 def run(connection: sa.Connection) -> None:
     """Run the migrations on an open connection, in its transaction."""
+    models.speak_postgresql()
     context.configure(
         connection=connection,
         target_metadata=models.metadata,
