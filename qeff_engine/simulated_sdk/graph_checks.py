@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 import onnx.defs
 
-from qeff_engine.simulated_sdk import graph_walk
+from qeff_engine.simulated_sdk import graph_walk, shapes
 from qeff_engine.simulated_sdk.refusal import model_refusal
 from qeff_engine.simulated_sdk.static_values import Scope, StaticValues
 
@@ -68,11 +68,10 @@ def check(model: onnx.ModelProto, *, static: StaticValues) -> None:
         Refusal: operators that are not supported (all of them are listed), or inputs that must be constant and are not.
     """
     _check_operators(model)
-    versions = {item.domain: item.version for item in model.opset_import}
-    where = f"opset_version-{versions.get('', versions.get('ai.onnx', 0))}, ir_version-{model.ir_version}"
-    messages = _non_constant(model.graph.node, scope=None, static=static, where=where)
+    versions = shapes.where(model)
+    messages = _non_constant(model.graph.node, scope=None, static=static, where=versions)
     for key, function in graph_walk.functions_of(model).items():
-        messages += _non_constant(function.node, scope=key, static=static, where=where)
+        messages += _non_constant(function.node, scope=key, static=static, where=versions)
     if messages:
         raise model_refusal(*messages)
 

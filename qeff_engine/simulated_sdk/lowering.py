@@ -131,15 +131,20 @@ class Lowering:
             self._read_bytes += weight.num_bytes
             return
         plain: list[matmul_weights.Use] = []
+        unread: list[matmul_weights.Use] = []
         by_axis: dict[int, list[matmul_weights.Use]] = {}
         only_lookup = True
         for use in self._uses.get(tensor.name, ()):
             kind = self._tracer.kind(use, rank=len(weight.dims))
-            if kind.axis is not None and self._mxfp6:
+            if kind.unread:
+                unread.append(use)
+            elif kind.axis is not None and self._mxfp6:
                 by_axis.setdefault(kind.axis, []).append(use)
             else:
                 plain.append(use)
                 only_lookup &= kind.lookup
+        # Any form of the tensor has its shape.
+        next(iter(by_axis.values()), plain).extend(unread)
         for axis, uses in by_axis.items():
             self._as_float(weight, uses=uses, mx_axis=axis)
         captured = tensor.name in self._captured

@@ -27,10 +27,12 @@ class UseKind:
     Attributes:
         axis: reduction axis if it is a weight of matrix products only, else None.
         lookup: it is read by index only.
+        unread: its values are not read at all, only its shape.
     """
 
     axis: int | None
     lookup: bool
+    unread: bool
 
 
 class Tracer:
@@ -48,10 +50,8 @@ class Tracer:
     def kind(self, use: Use, *, rank: int) -> UseKind:
         """What the tensor of ``rank`` axes that enters at ``use`` is used for there."""
         ends = self._of_use(self._main, use=use, axes=tuple(range(rank)))
-        if len(ends) != 1:
-            return UseKind(axis=None, lookup=False)
-        (end,) = ends
-        return UseKind(axis=end if end >= 0 else None, lookup=end == _LOOKUP)
+        end = next(iter(ends)) if len(ends) == 1 else _OTHER
+        return UseKind(axis=end if end >= 0 else None, lookup=end == _LOOKUP, unread=not ends)
 
     def _of_value(self, scope: _Scope, *, name: str, axes: tuple[int, ...]) -> frozenset[int]:
         """The ends of a value; ``axes[i]`` is the original tensor's axis that its axis i is."""
@@ -75,6 +75,8 @@ class Tracer:
             permutation = graph_walk.attribute(node, "perm")
             order = permutation.ints if permutation is not None else range(len(axes) - 1, -1, -1)
             return self._of_value(scope, name=node.output[0], axes=tuple(axes[index] for index in order))
+        if graph_walk.is_onnx(node, "Shape", "Size"):
+            return frozenset()
         return frozenset({_end(node, number=number, axes=axes)})
 
 

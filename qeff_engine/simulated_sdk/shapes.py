@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
 from onnx import TensorProto, helper
 
 from qeff_engine.simulated_sdk import graph_walk
 from qeff_engine.simulated_sdk.refusal import model_refusal
-
-Dims = tuple[int, ...]
+from qeff_engine.simulated_sdk.shape_propagation import BadNode, Dims, Propagation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,21 +45,34 @@ def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int]) -> StaticS
     for item in fixed.graph.output:
         _substitute(item, symbols=symbols)
     flat = onnx.inliner.inline_local_functions(fixed) if fixed.functions else fixed
-    flat.graph.ClearField("value_info")
     _explain_quantized(flat)
     try:
-        inferred = onnx.shape_inference.infer_shapes(flat, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise model_refusal(*_messages(str(error), model=model)) from error
-    known = _known_shapes(inferred.graph)
-    works = [_flops(node, known=known) for node in inferred.graph.node]
+        known = Propagation(flat, inputs={item.name: item.type for item in flat.graph.input})
+    except BadNode as error:
+        name, operator, reason = error.args
+        raise model_refusal(f"[Operator-'{name}', {where(model)}] : {operator}: {reason}") from error
+    works = [_flops(node, known=known) for node in flat.graph.node]
     matrix_works = [work for work in works if work is not None]
     return StaticShape(
         inputs=inputs,
-        outputs={item.name: known.get(item.name) for item in inferred.graph.output},
+        outputs={item.name: known.dims(item.name) or _declared(item) for item in fixed.graph.output},
         flops=sum(matrix_works),
         matrix_ops=len(matrix_works),
     )
+
+
+def where(model: onnx.ModelProto) -> str:
+    """The versions that the compiler puts behind an operator's name."""
+    versions = [item.version for item in model.opset_import if item.domain in graph_walk.ONNX_DOMAINS]
+    return f"opset_version-{max(versions, default=0)}, ir_version-{model.ir_version}"
+
+
+def _declared(item: onnx.ValueInfoProto) -> Dims | None:
+    """What the graph itself says of an output's dims, after sizes have replaced symbols."""
+    dims = item.type.tensor_type.shape.dim
+    if not item.type.tensor_type.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+        return None
+    return tuple(dim.dim_value for dim in dims)
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -105,36 +116,11 @@ def _explain_quantized(flat: onnx.ModelProto) -> None:
             flat.graph.node[number].CopyFrom(plain)
 
 
-def _messages(text: str, *, model: onnx.ModelProto) -> list[str]:
-    """Inference errors in the compiler's form, one for each node that they name."""
-    versions = [item.version for item in model.opset_import if item.domain in graph_walk.ONNX_DOMAINS]
-    where = f"opset_version-{max(versions, default=0)}, ir_version-{model.ir_version}"
-    messages: list[str] = []
-    for line in text.splitlines():
-        operator, _, rest = line.partition("node name: ")
-        if rest:
-            name, _, reason = rest.partition("): ")
-            kind = operator.rpartition("op_type:")[2].rstrip(", ") or operator.rpartition("(")[2].rstrip(", ")
-            messages.append(f"[Operator-'{name}', {where}] : {kind}: {reason.strip()}")
-    return messages or [" ".join(text.split())]
-
-
-def _known_shapes(graph: onnx.GraphProto) -> dict[str, Dims]:
-    """Dims by name of all values whose every axis has a size."""
-    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    items: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
-    for item in items:
-        shape = item.type.tensor_type.shape
-        if item.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in shape.dim):
-            known[item.name] = tuple(dim.dim_value for dim in shape.dim)
-    return known
-
-
-def _flops(node: onnx.NodeProto, *, known: Mapping[str, Dims]) -> int | None:
+def _flops(node: onnx.NodeProto, *, known: Propagation) -> int | None:
     """Operations of a matrix product or convolution; 0 where shapes are unknown, None for other operators."""
     if not graph_walk.is_onnx(node, "MatMul", "Gemm", "Conv"):
         return None
-    first, second, result = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+    first, second, result = (known.dims(name) for name in (node.input[0], node.input[1], node.output[0]))
     if node.op_type == "MatMul":
         if first is None or (second is None and result is None):
             return 0
