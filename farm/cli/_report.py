@@ -11,7 +11,17 @@ from farm.cli._context import Context
 if TYPE_CHECKING:
     from farm import reports
 
-_BEST = {"decode_tok_s": "fastest decode", "ttft_s": "fastest first token", "embeddings_s": "most texts a second"}
+# Axes but cores, and what they are called.
+_AXES = {
+    "model": "model",
+    "quantize": "quantize",
+    "precision": "precision",
+    "kv": "KV",
+    "batch": "batch",
+    "ctx_len": "context",
+    "prefill_len": "prefill",
+}
+_BEST = {"decode_tok_s": "decode", "ttft_s": "TTFT", "embeddings_s": "texts/s"}
 _RIGHT = ("cores", "TTFT", "decode tok/s", "total tok/s", "texts/s", "compile", "program")
 
 
@@ -24,20 +34,19 @@ def read(context: Context, submission_id: int) -> reports.Report:
 
 
 def show(context: Context, report: reports.Report) -> None:
-    """Write the report for people."""
+    """Write the report for people. Axes that all points share stand once, above the table."""
     rows = report.rows
+    varied = [axis for axis in _AXES if len({getattr(row, axis) for row in rows}) > 1]
     encoder = any(row.embeddings_s is not None for row in rows)
-    varied = [
-        axis
-        for axis, usual in (("kv", "fp16"), ("batch", 1), ("ctx_len", None), ("prefill_len", None))
-        if len({getattr(row, axis) for row in rows}) > 1 or (usual and any(getattr(row, axis) != usual for row in rows))
-    ]
+    shared = [f"{_AXES[axis]} {getattr(rows[0], axis)}" for axis in _AXES if axis not in varied]
+    if shared:
+        context.out.text(f"{_words.plural(len(rows), 'point')}: {', '.join(shared)}")
     speeds = ("latency", "texts/s") if encoder else ("TTFT", "decode tok/s", "total tok/s")
-    headers = ["model", "quantize", "precision", *varied, "cores", "device", *speeds]
-    headers += ["compile", "program", "tokens equal", "result", "best"]
+    headers = [*(_AXES[axis] for axis in varied), "cores", "device", *speeds]
+    headers += ["compile", "program", "embeddings equal" if encoder else "tokens equal", "result", "best"]
     context.out.table(headers, [_cells(row, varied=varied, encoder=encoder) for row in rows], right=_RIGHT)
     if any(row.simulated for row in rows):
-        context.out.text("Figures of devices marked simulated are predicted by a cost model, not measured on a card.")
+        context.out.text("Figures of simulated devices are predicted by a cost model, not measured on a card.")
     _failures(context, report)
 
 
@@ -50,11 +59,7 @@ def _cells(row: reports.Row, *, varied: list[str], encoder: bool) -> list[str]:
         if encoder
         else [_words.duration(row.ttft_s), _number(row.decode_tok_s), _number(row.total_tok_s)]
     )
-    result = row.state if row.reused is None else "cached" if row.reused else "fresh"
     return [
-        row.model,
-        row.quantize,
-        row.precision,
         *(str(getattr(row, axis)) for axis in varied),
         str(row.cores),
         device,
@@ -62,7 +67,7 @@ def _cells(row: reports.Row, *, varied: list[str], encoder: bool) -> list[str]:
         _words.duration(row.compile_s),
         _words.size(row.program_bytes),
         row.parity if row.reused is not None else "",
-        result,
+        row.state if row.reused is None else "cached" if row.reused else "fresh",
         ", ".join(_BEST[name] for name in row.best),
     ]
 
