@@ -60,12 +60,11 @@ class Output:
             self.text("  ".join(cells).rstrip())
 
     def _draw(self, headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
-        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         for header in headers:
             table.add_column(header, justify="right" if header in right else "left")
         for row in rows:

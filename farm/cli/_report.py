@@ -42,17 +42,23 @@ def show(context: Context, report: reports.Report) -> None:
     if shared:
         context.out.text(f"{_words.plural(len(rows), 'point')}: {', '.join(shared)}")
     speeds = ("latency", "texts/s") if encoder else ("TTFT", "decode tok/s", "total tok/s")
-    headers = [*(_AXES[axis] for axis in varied), "cores", "device", *speeds]
+    simulated = {row.simulated for row in rows if row.simulated is not None}
+    device = "simulated device" if simulated == {True} else "device"
+    headers = [*(_AXES[axis] for axis in varied), "cores", device, *speeds]
     headers += ["compile", "program", "embeddings equal" if encoder else "tokens equal", "result", "best"]
-    context.out.table(headers, [_cells(row, varied=varied, encoder=encoder) for row in rows], right=_RIGHT)
-    if any(row.simulated for row in rows):
+    cells = [_cells(row, varied=varied, encoder=encoder, label=len(simulated) > 1) for row in rows]
+    context.out.table(headers, cells, right=_RIGHT)
+    unchecked = dict.fromkeys(row.parity_note for row in rows if row.parity_note and row.equal is None)
+    for note in unchecked:
+        context.out.text(f"Not checked: {note}")
+    if True in simulated:
         context.out.text("Figures of simulated devices are predicted by a cost model, not measured on a card.")
     _failures(context, report)
 
 
-def _cells(row: reports.Row, *, varied: list[str], encoder: bool) -> list[str]:
+def _cells(row: reports.Row, *, varied: list[str], encoder: bool, label: bool) -> list[str]:
     device = row.device or ""
-    if row.simulated:
+    if row.simulated and label:
         device = f"{device} simulated"
     speeds = (
         [_words.duration(row.latency_s), _number(row.embeddings_s)]

@@ -95,15 +95,18 @@ def _print_submission(context: Context, found: dict[str, Any]) -> None:
         },
     )
     context.out.text()
+    axes = points[0].axes
+    varied = [axis for axis in axes if len({str(point.axes[axis]) for point in points}) > 1]
+    shared = ", ".join(f"{axis} {axes[axis]}" for axis in axes if axis not in varied)
+    context.out.text(f"{_words.plural(len(points), 'point')}{': ' if shared else ''}{shared}")
     stages = list(dict.fromkeys(outcome.job.stage for point in points for outcome in point.outcomes))
-    axes = list(dict.fromkeys(axis for point in points for axis in point.axes))
     rows = []
     for point in points:
-        cells = [str(point.axes.get(axis, "")) for axis in axes]
+        cells = [str(point.axes[axis]) for axis in varied]
         jobs = [point.outcome(stage) for stage in stages]
         cells += [f"j{outcome.job.id} {outcome.job.state}" if outcome else "" for outcome in jobs]
         rows.append((str(point.number), *cells))
-    context.out.table(("point", *axes, *stages), rows)
+    context.out.table(("point", *varied, *stages), rows)
 
 
 def _print_job(context: Context, found: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def test_a_pipe_gets_plain_columns(with_results: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.splitlines()[0].startswith("2 points: model tiny-llama, quantize none, precision fp16, KV fp16")
-    assert out.splitlines()[1].split()[:3] == ["cores", "device", "TTFT"]
+    assert out.splitlines()[1].split()[:4] == ["cores", "simulated", "device", "TTFT"]
 
 
 def test_waiting_on_a_terminal_leaves_what_has_ended(
