@@ -7,4 +7,4 @@ import sys
 from workers.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main(entry="tests.small_stages:run_stage"))
+    sys.exit(main(entry="tests.small_stages:run_stage", preload=("workers.stage_process", "tests.small_stages")))

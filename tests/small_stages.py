@@ -1,7 +1,7 @@
 """Small stages with the contract of the engine's, for tests of the farm: what they do stands in a run's prompt.
 
-A node of tests runs :func:`run_stage` in place of :func:`qeff_engine.pipeline.run_stage`. Each start of a stage is
-appended to a file of its own under ``QEFF_TEST_STARTS``, so that a test can count how often work was done.
+A node of tests runs :func:`run_stage` in place of :func:`qeff_engine.pipeline.run_stage`. Each start of a stage leaves
+a file in the directory ``QEFF_TEST_STARTS``, so that a test can count how often work was done.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def run_stage(stage_spec: spec.StageSpec, *, context: StageContext) -> StageResu
     """Do what the spec's text says, and leave one file that depends on spec and inputs only."""
     text = _text(stage_spec)
     context.emit(events.progress(f"begins {text}", fraction=0.5))
-    _note_start(stage_spec)
+    _note_start(context)
     for word in text.split(";"):
         name, _, argument = word.partition("=")
         if name in ACTIONS:
@@ -44,12 +44,11 @@ def _text(stage_spec: spec.StageSpec) -> str:
     return ""
 
 
-def _note_start(stage_spec: spec.StageSpec) -> None:
+def _note_start(context: StageContext) -> None:
+    """Leave an empty file that is named as the tree in the making is: ``JOB.ATTEMPT-...``."""
     folder = os.environ.get("QEFF_TEST_STARTS")
     if folder:
-        descriptor, _ = tempfile.mkstemp(prefix=f"{stage_spec.STAGE}-", dir=folder)
-        os.write(descriptor, json.dumps(stage_spec.to_json()).encode())
-        os.close(descriptor)
+        (Path(folder) / context.out.parent.name).touch()
 
 
 def _say_environment(argument: str, context: StageContext) -> None:
@@ -110,7 +109,7 @@ def _exit(argument: str, context: StageContext) -> None:
 
 
 def _print(argument: str, context: StageContext) -> None:
-    print(argument)
+    sys.stdout.write(f"{argument}\n")
     os.write(2, b"to stderr\n")
 
 

@@ -12,10 +12,11 @@ from farm import settings as farm_settings
 from farm.errors import FarmError
 from qeff_engine.errors import EngineError
 from workers import bridge
+from workers.forks import PRELOAD
 
 
-def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY) -> int:
-    """Carry out a command line; ``entry`` is what runs a stage."""
+def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY, preload: tuple[str, ...] = PRELOAD) -> int:
+    """Carry out a command line; ``entry`` is what runs a stage, ``preload`` what the fork server imports for it."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
@@ -25,9 +26,10 @@ def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY) -> in
             return _list_devices(settings)
         from workers import node  # Celery
 
+        stages = node.Stages(entry=entry, preload=preload)
         if options.kind == "host":
-            return node.run_host(settings, num_slots=options.slots, entry=entry)
-        return node.run_device(settings, qid=options.qid, num_slots=options.slots, entry=entry)
+            return node.run_host(settings, num_slots=options.slots, stages=stages)
+        return node.run_device(settings, qid=options.qid, num_slots=options.slots, stages=stages)
     except FarmError as error:
         sys.stderr.write(f"workers: {error}\n")
         return error.exit_code

@@ -12,6 +12,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -58,12 +59,18 @@ class ForkServer:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["workers.tether", *preload])
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="forks")
+        self._later: threading.Timer | None = None
 
-    def warm_up(self) -> None:
-        """Begin to import what stages need, without waiting for it."""
+    def warm_up(self, *, after_s: float = 0.0) -> None:
+        """Begin to import what stages need, now or when ``after_s`` have passed, without waiting for it."""
         # One thread in the server: numpy's BLAS would start more when it is loaded. Children inherit the limit.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        self._thread.submit(self._probe)
+        if after_s:
+            self._later = threading.Timer(after_s, self.warm_up)
+            self._later.daemon = True
+            self._later.start()
+        else:
+            self._thread.submit(self._probe)
 
     def start(self, target: Callable[..., None], *, order: object) -> concurrent.futures.Future[Child]:
         """Start ``target(order, channel)`` in a fresh process; done as soon as it is forked."""
@@ -75,6 +82,8 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; children must be gone."""
+        if self._later is not None:
+            self._later.cancel()
         self._thread.shutdown(cancel_futures=True)
 
     def _probe(self) -> None:

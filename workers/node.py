@@ -6,6 +6,7 @@ Imports no torch; stages run in processes of their own.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -25,20 +26,37 @@ from qeff_engine.sdk import location
 from qeff_engine.sdk.devices import Device
 from workers import app as celery_app
 from workers import bridge, discovery, recovery, tasks
-from workers.forks import ForkServer
+from workers.forks import PRELOAD, ForkServer
 from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
 _VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
+_DEVICE_WARM_UP_S = 5.0
 
 
-def run_host(settings: Settings, *, num_slots: int | None = None, entry: str = bridge.ENTRY) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What the node runs as stages.
+
+    Attributes:
+        entry: ``module:function`` that is called as :func:`qeff_engine.pipeline.run_stage` is.
+        preload: modules that the fork server imports.
+    """
+
+    entry: str = bridge.ENTRY
+    preload: tuple[str, ...] = PRELOAD
+
+
+ENGINE = Stages()
+
+
+def run_host(settings: Settings, *, num_slots: int | None = None, stages: Stages = ENGINE) -> int:
     """Be the node of this host's stages without a device until a signal ends it; the exit code.
 
     Args:
         settings: of the farm.
         num_slots: stages that run at the same time; None for what processors and memory allow.
-        entry: ``module:function`` that runs a stage.
+        stages: what is run.
 
     Raises:
         Refused: another process is this node.
@@ -46,10 +64,10 @@ def run_host(settings: Settings, *, num_slots: int | None = None, entry: str = b
     sdk = discovery.find_sdk(settings.sdk_root)
     facts = discovery.host_facts(sdk, num_slots=num_slots)
     node = _Node(settings, queue=wire.host_queue(settings.host), sdk=sdk, facts=facts)
-    return node.run(entry=entry, concurrency=facts.num_slots, environ=os.environ)
+    return node.run(stages, concurrency=facts.num_slots, environ=os.environ)
 
 
-def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, entry: str = bridge.ENTRY) -> int:
+def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, stages: Stages = ENGINE) -> int:
     """Be the node of device ``qid`` until a signal ends it; the exit code. Arguments as of :func:`run_host`.
 
     Raises:
@@ -61,7 +79,7 @@ def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, en
     facts = discovery.host_facts(sdk, num_slots=num_slots)
     node = _Node(settings, queue=wire.device_queue(settings.host, qid), sdk=sdk, facts=facts, qid=qid)
     environ = {**os.environ, _VISIBLE_DEVICES: str(qid)}
-    return node.run(entry=entry, concurrency=device.nsp_total, environ=environ)
+    return node.run(stages, concurrency=device.nsp_total, environ=environ)
 
 
 class _Node:
@@ -84,17 +102,18 @@ class _Node:
         self._host_id = 0
         self._node_id = 0
 
-    def run(self, *, entry: str, concurrency: int, environ: Mapping[str, str]) -> int:
+    def run(self, stages: Stages, *, concurrency: int, environ: Mapping[str, str]) -> int:
         """Register, put right what an earlier node left, and consume."""
         with self._alone():
             self._database.check()
             self._register()
-            workplace = self._workplace(entry=entry, environ=environ)
+            workplace = self._workplace(stages, environ=environ)
             recovery.take_over(workplace)
             app = celery_app.make(self._settings.broker_url, queue=self._queue)
             tasks.register(app, workplace=workplace)
             with self._heartbeats():
-                workplace.forks.warm_up()
+                # A device's first stage comes after several of the host's: let the host's imports have the processors.
+                workplace.forks.warm_up(after_s=0.0 if self._qid is None else _DEVICE_WARM_UP_S)
                 # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
                 signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
                 code = celery_app.start_worker(app, queue=self._queue, concurrency=concurrency, name=self._queue)
@@ -140,14 +159,14 @@ class _Node:
                 pid=os.getpid(),
             )
 
-    def _workplace(self, *, entry: str, environ: Mapping[str, str]) -> Workplace:
+    def _workplace(self, stages: Stages, *, environ: Mapping[str, str]) -> Workplace:
         facts = self._facts
         return Workplace(
             settings=self._settings,
             database=self._database,
             store=Store(self._settings.store),
-            forks=ForkServer(),
-            entry=entry,
+            forks=ForkServer(preload=stages.preload),
+            entry=stages.entry,
             host_id=self._host_id,
             node_id=self._node_id,
             records=self._settings.run_dir / "attempts" / self._queue,

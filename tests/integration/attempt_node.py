@@ -1,0 +1,158 @@
+"""A node without Celery: attempts of small stages on a real database, in real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm import actions, admission, queries, testing
+from farm import settings as farm_settings
+from farm.artifacts import Store
+from farm.db import Database
+from farm.models import attempts, core_leases, host_leases
+from farm.plan import Plan
+from farm.settings import Settings
+from farm.states import JobState
+from workers.forks import ForkServer
+from workers.supervisor import run_attempt
+from workers.workplace import Stopping, Workplace
+
+LIMIT_S = 60.0  # a deadline, not a measurement: what takes so long hangs
+FORKS = ForkServer(preload=("workers.stage_process", "tests.small_stages"))
+
+
+@dataclasses.dataclass
+class AttemptNode:
+    """Carries out ready jobs one at a time, or in a thread."""
+
+    workplace: Workplace
+    host: testing.FakeHost
+    database: Database
+    settings: Settings
+
+    def admit(self) -> None:
+        """Admit whatever may be."""
+        with self.database.write() as connection:
+            for job in admission.admissible(connection, limit=100):
+                key, parts = actions.action_key(job.stage, fields=job.spec, input_digests=job.inputs, toolchain={})
+                admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
+
+    def enqueue(self, job_id: int) -> int:
+        """Place a ready job here; the attempt's number."""
+        job = self.job(job_id)
+        device = bool(job.num_cores)
+        node_id = self.host.device_nodes[0] if device else self.host.host_node
+        with self.database.write() as connection:
+            return admission.enqueue(connection, job_id, node_id=node_id, queue="q", reason="test", term=None)
+
+    def place(self, job_id: int) -> Workplace:
+        """The workplace of the node that a job was placed on."""
+        node_id = self.host.device_nodes[0] if self.job(job_id).num_cores else self.host.host_node
+        return dataclasses.replace(self.workplace, node_id=node_id)
+
+    def run(self, job_id: int) -> queries.Job:
+        """Carry out one attempt of a ready job; the job afterwards."""
+        run_attempt(self.place(job_id), job_id, self.enqueue(job_id))
+        return self.job(job_id)
+
+    @contextlib.contextmanager
+    def running(self, job_id: int, *, until: Path) -> Iterator[str]:
+        """An attempt in a thread, from when its stage has written the file ``until``; ended with the block."""
+        thread = threading.Thread(target=run_attempt, args=(self.place(job_id), job_id, self.enqueue(job_id)))
+        thread.start()
+        try:
+            wait_until(until.exists, what=str(until))
+            yield until.read_text()
+        finally:
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+
+    def job(self, job_id: int) -> queries.Job:
+        """A job as it is now."""
+        with self.database.read() as connection:
+            return queries.job(connection, job_id)
+
+    def attempts(self, job_id: int) -> list[queries.Attempt]:
+        """Its attempts, oldest first."""
+        with self.database.read() as connection:
+            return queries.attempt_list(connection, job_id)
+
+    def figures(self, job_id: int) -> dict[str, Any]:
+        """What its successful attempt measured."""
+        with self.database.read() as connection:
+            return dict(connection.scalar(sa.select(attempts.c.figures).where(attempts.c.job_id == job_id)))
+
+    def held(self) -> tuple[int, int]:
+        """How many cores and slots are held or draining."""
+        with self.database.read() as connection:
+            return tuple(  # type: ignore[return-value]
+                connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in (core_leases, host_leases)
+            )
+
+    def log(self, job_id: int) -> str:
+        """The log of its last attempt."""
+        path = self.attempts(job_id)[-1].log_path
+        assert path is not None
+        return (self.settings.log_dir / path).read_text()
+
+    def submit(self, plan: Plan) -> list[int]:
+        """Submit and admit; the ids of its jobs."""
+        submission_id = testing.add_submission(self.database, plan)
+        self.admit()
+        with self.database.read() as connection:
+            return [job.id for job in queries.job_list(connection, submission_id=submission_id, limit=None)][::-1]
+
+    def run_all(self, job_ids: list[int]) -> None:
+        """Carry out jobs in order, each once what it needs is done."""
+        for job_id in job_ids:
+            assert self.run(job_id).state is JobState.SUCCEEDED, self.job(job_id)
+            self.admit()
+
+    def leftovers(self) -> list[str]:
+        """Files of attempts that should be gone."""
+        places = (self.workplace.scratch, self.workplace.records, self.settings.store / "tmp")
+        return [str(path) for place in places if place.exists() for path in place.iterdir()]
+
+
+@contextlib.contextmanager
+def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
+    """A node with a host of two slots and a device of 16 cores."""
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = dataclasses.replace(
+        farm_settings.load(home=str(home), environ={}), **{"heartbeat_s": 0.05, "cancel_grace_s": 0.3, **changes}
+    )
+    with testing.fresh_database(settings.database_url) as database:
+        host = testing.add_host(database, cores=(16,))
+        workplace = Workplace(
+            settings=settings,
+            database=database,
+            store=Store(settings.store),
+            forks=FORKS,
+            entry="tests.small_stages:run_stage",
+            host_id=host.host_id,
+            node_id=host.host_node,
+            records=settings.run_dir / "attempts" / "q",
+            scratch=home / "scratch",
+            sdk_root=None,
+            environ={"PATH": os.environ["PATH"], "FARM_SECRET": "x"},
+            num_threads=1,
+            stopping=Stopping(),
+        )
+        yield AttemptNode(workplace=workplace, host=host, database=database, settings=settings)
+
+
+def wait_until(condition: Callable[[], bool], *, what: str) -> None:
+    """Wait for a state; fails the test after a deadline."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.01)

@@ -1,0 +1,287 @@
+"""Attempts from claim to settlement: real processes, a real database, no broker."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from farm import devices, jobs, reaping
+from farm.artifacts import Store
+from farm.db import Database
+from farm.models import attempts as attempt_rows
+from farm.states import JobState
+from tests import small_sweep
+from tests.integration.attempt_node import AttemptNode, attempt_node, wait_until
+from workers import recovery
+from workers.groups import AttemptRecord, Group
+from workers.supervisor import run_attempt
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[AttemptNode]:
+    with attempt_node(tmp_path) as found:
+        yield found
+
+
+def resolve_job(node: AttemptNode, source: str) -> int:
+    return node.submit(small_sweep.plan(source, cores=(8,)))[0]
+
+
+def run_job(node: AttemptNode, prompt: str) -> int:
+    """A run that is ready, with all that it needs done."""
+    ids = node.submit(small_sweep.plan("model", cores=(8,), prompt=prompt))
+    node.run_all(ids[:-1])
+    return ids[-1]
+
+
+def alive(*pids: int) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_chain_of_stages_reads_what_the_one_before_published(node: AttemptNode) -> None:
+    run = run_job(node, "nothing")
+    assert node.run(run).state is JobState.SUCCEEDED
+    digest = node.job(run).artifact
+    assert digest is not None
+    content = json.loads((Store(node.settings.store).path(digest) / "content.json").read_text())
+    assert sorted(content["inputs"]) == ["original", "program", "snapshot"]
+    assert json.loads(content["inputs"]["program"])["stage"] == "compile"
+    (attempt,) = node.attempts(run)
+    assert attempt.device is not None
+    figures = node.figures(run)
+    assert (figures["answer"], figures["qids"]) == (42, [0])
+    assert node.held() == (0, 0)
+    assert node.leftovers() == []
+
+
+def test_a_stage_has_a_session_a_directory_and_an_environment_of_its_own(node: AttemptNode, tmp_path: Path) -> None:
+    said = tmp_path / "said.json"
+    node.run(resolve_job(node, f"environment={said}"))
+    facts = json.loads(said.read_text())
+    assert facts["leader"]
+    assert facts["cwd"].startswith(str(node.workplace.scratch))
+    assert facts["tmp"].startswith(str(node.workplace.scratch))
+    assert facts["stdin"] == ""
+    assert "FARM_SECRET" not in facts["environ"]
+    assert facts["environ"]["TMPDIR"].startswith(str(node.workplace.scratch))
+
+
+def test_what_a_stage_prints_is_in_its_log_and_what_it_uses_in_its_attempt(node: AttemptNode) -> None:
+    job_id = resolve_job(node, "print=hello")
+    node.run(job_id)
+    assert "begins print=hello\nhello\nto stderr\n" in node.log(job_id)
+    (attempt,) = node.attempts(job_id)
+    assert (attempt.exit_code, attempt.state) == (0, "succeeded")
+    assert attempt.cpu_s is not None
+    assert attempt.cpu_s > 0
+    assert attempt.peak_rss_bytes is not None
+    assert attempt.peak_rss_bytes > 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("source", "state", "failure_class", "words"),
+    [
+        ("raise=invalid", JobState.FAILED, "invalid_input", "the value is 3, expected 4 Say 4."),
+        ("raise=bug", JobState.FAILED, "bug", "ZeroDivisionError: division by zero"),
+        ("raise=memory", JobState.READY, "out_of_memory_host", "no more"),
+        ("raise=disk", JobState.READY, "infrastructure", "No space left on device"),
+        ("link=/etc/passwd", JobState.READY, "infrastructure", "'bad' is a symbolic link"),
+        ("signal=11", JobState.FAILED, "bug", "crashed with SIGSEGV"),
+        ("signal=9", JobState.READY, "worker_lost", "killed with SIGKILL"),
+        ("exit=3", JobState.FAILED, "bug", "exit code 3 without a word"),
+    ],
+)
+def test_a_failure_has_its_class_and_leaves_nothing(
+    node: AttemptNode, source: str, state: JobState, failure_class: str, words: str
+) -> None:
+    job_id = resolve_job(node, source)
+    assert node.run(job_id).state is state
+    (attempt,) = node.attempts(job_id)
+    assert (attempt.state, attempt.failure_class) == ("failed", failure_class)
+    assert words in (attempt.message or "")
+    assert node.held() == (0, 0)
+    assert node.leftovers() == []
+
+
+def test_a_bug_leaves_its_traceback_and_a_crash_its_stack_in_the_log(node: AttemptNode) -> None:
+    bug, crash = resolve_job(node, "raise=bug"), resolve_job(node, "signal=11")
+    node.run(bug)
+    node.run(crash)
+    assert "Traceback" in node.log(bug)
+    assert "in _raise" in node.log(bug)
+    assert "Fatal Python error: Segmentation fault" in node.log(crash)
+
+
+def test_a_late_or_second_message_does_nothing(node: AttemptNode) -> None:
+    job_id = resolve_job(node, "nothing")
+    node.run(job_id)
+    for attempt in (1, 2):
+        run_attempt(node.workplace, job_id, attempt)
+    assert len(node.attempts(job_id)) == 1
+    assert node.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_job_that_finds_its_cores_taken_goes_back(node: AttemptNode, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    first = run_job(node, f"wait={flag}")
+    (*before, second) = node.submit(small_sweep.plan("other", cores=(14,)))
+    node.run_all(before)
+    with node.running(first, until=flag):
+        assert node.run(second).state is JobState.READY
+        assert "8 cores free, 14 are needed" in node.job(second).reason
+        flag.unlink()
+    assert node.run(second).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", ["tool", "deaf;tool"])
+def test_cancelling_ends_the_whole_process_group(node: AttemptNode, tmp_path: Path, kind: str) -> None:
+    pids_file = tmp_path / "pids"
+    job_id = run_job(node, f"{kind}={pids_file}")
+    with node.running(job_id, until=pids_file) as said:
+        pids = [int(word) for word in said.split()]
+        assert alive(*pids) == pids
+        with node.database.write() as connection:
+            jobs.cancel(connection, job_id)
+    assert node.job(job_id).state is JobState.CANCELLED
+    assert alive(*pids) == []
+    assert node.held() == (0, 0)
+    assert node.leftovers() == []
+
+
+def test_a_node_that_shuts_down_interrupts_and_nothing_counts_against_the_job(
+    node: AttemptNode, tmp_path: Path
+) -> None:
+    pids_file = tmp_path / "pids"
+    job_id = run_job(node, f"tool={pids_file}")
+    with node.running(job_id, until=pids_file) as said:
+        node.workplace.stopping.set()
+    assert node.job(job_id).state is JobState.READY
+    assert [attempt.state for attempt in node.attempts(job_id)] == ["interrupted"]
+    assert node.job(job_id).failures == 0
+    assert alive(*map(int, said.split())) == []
+    assert node.held() == (0, 0)
+
+
+def test_a_lost_lease_ends_the_stage_and_frees_the_draining_cores(node: AttemptNode, tmp_path: Path) -> None:
+    pids_file = tmp_path / "pids"
+    job_id = run_job(node, f"tool={pids_file}")
+    with node.running(job_id, until=pids_file) as said, node.database.write() as connection:
+        reaping.lose(connection, job_id, 1, reason="test", term=None)
+    assert alive(*map(int, said.split())) == []
+    assert node.held() == (0, 0)
+    assert [attempt.state for attempt in node.attempts(job_id)] == ["lost"]
+
+
+class _Away(Database):
+    """A database that does not answer while ``away``."""
+
+    away = False
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        if self.away:
+            raise sa.exc.OperationalError("", {}, ConnectionError("away"))
+        with super().write() as connection:
+            yield connection
+
+
+def test_a_node_that_cannot_renew_ends_its_stage_before_the_lease_ends(tmp_path: Path) -> None:
+    with attempt_node(tmp_path, lease_s=2.0) as node:
+        database = _Away(node.database.engine)
+        node.workplace = dataclasses.replace(node.workplace, database=database)
+        pids_file = tmp_path / "pids"
+        job_id = run_job(node, f"tool={pids_file}")
+        with node.running(job_id, until=pids_file) as said:
+            database.away = True
+            pids = [int(word) for word in said.split()]
+            wait_until(lambda: alive(*pids) == [], what="the end of the stage")
+            with node.database.read() as connection:
+                left_s = connection.scalar(
+                    sa.select(attempt_rows.c.lease_until).where(attempt_rows.c.job_id == job_id)
+                ) - reaping.now(connection)
+            database.away = False
+        assert left_s > 0
+        assert node.job(job_id).state is JobState.RUNNING  # for the reaper to take
+
+
+def test_a_result_is_kept_until_the_database_answers_again(tmp_path: Path) -> None:
+    with attempt_node(tmp_path) as node:
+        database = _Away(node.database.engine)
+        node.workplace = dataclasses.replace(node.workplace, database=database)
+        flag = tmp_path / "flag"
+        job_id = run_job(node, f"wait={flag}")
+        with node.running(job_id, until=flag):
+            database.away = True
+            flag.unlink()
+            wait_until(lambda: not node.leftovers(), what="the end of the stage")
+            database.away = False
+        assert node.job(job_id).state is JobState.SUCCEEDED
+        assert len(node.attempts(job_id)) == 1
+
+
+def test_a_damaged_input_fails_the_attempt_with_its_name(node: AttemptNode) -> None:
+    resolve, export, *_ = node.submit(small_sweep.plan("model", cores=(8,)))
+    node.run(resolve)
+    node.admit()
+    digest = node.job(resolve).artifact
+    assert digest is not None
+    victim = Store(node.settings.store).path(digest) / "content.json"
+    victim.chmod(0o600)
+    victim.write_text("spoilt")
+    assert node.run(export).state is JobState.READY
+    (attempt,) = node.attempts(export)
+    assert attempt.failure_class == "infrastructure"
+    assert "'content.json' of artifact" in (attempt.message or "")
+
+
+def test_a_new_node_ends_what_its_predecessor_left_and_gives_it_back(node: AttemptNode, tmp_path: Path) -> None:
+    predecessor = _Away(node.database.engine)
+    successor = node.workplace
+    node.workplace = dataclasses.replace(node.workplace, database=predecessor)
+    pids_file = tmp_path / "pids"
+    job_id = run_job(node, f"tool={pids_file}")
+    with node.running(job_id, until=pids_file) as said:
+        predecessor.away = True  # what a dead node writes
+        (record,) = AttemptRecord.read_all(node.workplace.records)
+        assert record.group is not None
+        pids = [int(word) for word in said.split()]
+        assert record.group.pid == pids[0]
+        with node.database.write() as connection:
+            new_id = devices.register_node(
+                connection,
+                host_id=node.host.host_id,
+                device_id=node.host.device_ids[0],
+                kind="device",
+                queue=node.host.device_queues[0],
+                pid=2,
+            )
+        successor = dataclasses.replace(node.workplace, node_id=new_id)
+        recovery.take_over(successor)
+        assert alive(*pids) == []
+    assert node.job(job_id).state is JobState.READY
+    assert [attempt.state for attempt in node.attempts(job_id)] == ["lost"]
+    assert node.held() == (0, 0)
+    assert node.leftovers() == []
+
+
+def test_a_group_is_not_mistaken_for_a_later_process_with_its_number() -> None:
+    mine = psutil.Process()
+    assert Group(pid=mine.pid, created=mine.create_time() - 3600).members() == []
+    assert Group(pid=mine.pid, created=mine.create_time() - 3600).kill()  # a mistake would end this very process
+
+
+def test_heartbeats_tell_how_far_the_stage_is(node: AttemptNode, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    job_id = resolve_job(node, f"wait={flag}")
+    with node.running(job_id, until=flag):
+        wait_until(lambda: node.attempts(job_id)[0].progress is not None, what="progress")
+        (attempt,) = node.attempts(job_id)
+        flag.unlink()
+    assert (attempt.progress, attempt.fraction) == (f"begins wait={flag}", 0.5)
