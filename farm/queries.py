@@ -359,3 +359,10 @@ def event_list(
     if submission_id is not None:
         query = query.join(jobs, jobs.c.id == events.c.job_id).where(jobs.c.submission_id == submission_id)
     return [Event(**row) for row in connection.execute(query).mappings()]
+
+
+def first_event(connection: sa.Connection, submission_id: int) -> int:
+    """The id of the first event of a submission: nothing of it is older."""
+    first_job = sa.select(sa.func.min(jobs.c.id)).where(jobs.c.submission_id == submission_id).scalar_subquery()
+    found = connection.execute(sa.select(sa.func.min(events.c.id)).where(events.c.job_id == first_job)).scalar_one()
+    return int(found)

@@ -69,9 +69,10 @@ def _follow(context: Context, submission_id: int, view: _View) -> str:
 
     with context.reading() as connection:
         jobs = queries.job_list(connection, submission_id=submission_id, limit=None)
+        last_event = queries.first_event(connection, submission_id)
     names = {job.id: f"j{job.id} {job.label}" for job in jobs}
     view.begin(num_jobs=len(names))
-    last_event, working = 0, True
+    working = True
     while True:
         with context.reading() as connection:
             now = db.now(connection)
