@@ -22,7 +22,7 @@ from qeff_engine.quantizers.packing import Array
 MATMUL_NBITS = "com.microsoft::MatMulNBits"
 OPSET_VERSION = 1  # of com.microsoft
 _PACKED = "qweight"
-_SUFFIXES = ("qweight", "qzeros", "scales", "g_idx")
+SUFFIXES = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class QuantizedCheckpoint:
 
     def integers(self, module: str) -> packing.Integers:
         """The integers of a quantized linear."""
-        parts = {suffix: self._reader.array(f"{module}.{suffix}") for suffix in _SUFFIXES if self._has(module, suffix)}
+        parts = {suffix: self._reader.array(f"{module}.{suffix}") for suffix in SUFFIXES if self._has(module, suffix)}
         missing = [suffix for suffix in ("qzeros", "scales") if suffix not in parts]
         if missing:
             raise InvalidInput(

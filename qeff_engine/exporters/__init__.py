@@ -1,0 +1,1 @@
+"""What is exported for each task, one module each: ``export(spec, context) -> (ExportedModel, figures)``."""

@@ -1,0 +1,55 @@
+"""Decoders: one graph, tokens in, logits and retained KV out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qeff_engine import events, exported, tasks
+from qeff_engine.exporters import description
+from qeff_engine.onnx_graph import binding
+from qeff_engine.spec import ExportSpec
+from qeff_engine.stage import SNAPSHOT, StageContext
+from qeff_engine.transforms import decoder, weightless
+
+
+def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedModel, dict[str, Any]]:
+    """Export a causal language model.
+
+    Raises:
+        InvalidInput: the weights do not belong to the config.
+        Unsupported: the architecture or its quantization cannot be exported.
+    """
+    snapshot = context.inputs[SNAPSHOT]
+    model = weightless.load(snapshot, task=tasks.TEXT_GENERATION)
+    name = type(model.module).__name__
+    context.emit(events.progress(f"tracing {name}", fraction=0.1))
+    graph = decoder.export_decoder(model)
+    if graph.why_no_functions:
+        context.emit(events.progress(f"layers are traced one by one: {graph.why_no_functions}"))
+    context.emit(events.progress("writing the graph", fraction=0.9))
+    bound = binding.bind(
+        graph.model,
+        sources=model.sources,
+        snapshot=snapshot,
+        out=context.out,
+        side_file=f"{exported.DECODER}.side.bin",
+    )
+    graph_bytes = binding.save(graph.model, context.out / f"{name}.onnx")
+    component = exported.Component(file=f"{name}.onnx", inputs=graph.inputs, outputs=graph.outputs)
+    described = exported.ExportedModel(
+        task=tasks.TEXT_GENERATION,
+        class_name=name,
+        model_type=model.config.model_type,
+        vocab_size=int(graph.outputs["logits"].shape[2]),
+        eos_token_ids=description.eos_token_ids(model.config, snapshot=snapshot),
+        max_positions=description.max_positions(model.config),
+        num_parameters=model.num_parameters,
+        components={exported.DECODER: component},
+    )
+    figures = {
+        **description.figures(bound, graph_bytes=graph_bytes),
+        "num_layers": graph.num_layers,
+        "num_layer_functions": graph.num_layer_functions,
+        "why_no_layer_functions": graph.why_no_functions,
+    }
+    return described, figures

@@ -1,0 +1,182 @@
+"""From a torch module to an ONNX graph, without weights and with named axes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from transformers.exporters import exporter_onnx
+from transformers.exporters import utils as exporter_utils
+
+from qeff_engine import exported
+from qeff_engine.errors import Unsupported
+from qeff_engine.onnx_graph import folding
+from qeff_engine.onnx_graph.functions import OPSET
+
+# Sizes of symbolic axes while tracing: no two alike, so that torch cannot take them for one, and none is 0 or 1.
+SIZES = {"batch_size": 2, "seq_len": 6, "ctx_len": 20}
+_OTHER_SIZES = (7, 11, 13, 17, 19, 23)
+_DTYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32, "bool": torch.bool}
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Make torch and transformers traceable for the time of a block, by what transformers ships for its exporter."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with (
+        torch.no_grad(),
+        exporter_utils.apply_patches("onnx"),
+        exporter_utils.apply_patches("dynamo"),
+        warnings.catch_warnings(),
+    ):
+        # Deprecations inside torch's exporter and operators of packages that are not here: nothing that a caller
+        # could change.
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def sizes_of(inputs: Mapping[str, exported.Tensor], *, variant: int = 0) -> dict[str, int]:
+    """A size for each symbol of the inputs; another ``variant`` gives another size to each."""
+    symbols = dict.fromkeys(axis for tensor in inputs.values() for axis in tensor.shape if isinstance(axis, str))
+    others = iter(_OTHER_SIZES)
+    return {symbol: (SIZES.get(symbol) or next(others)) + variant for symbol in symbols}
+
+
+def examples(inputs: Mapping[str, exported.Tensor], *, sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """A tensor of zeros for each input; to be called in the fake mode of the model."""
+    made = {}
+    for name, tensor in inputs.items():
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.shape]
+        made[name] = torch.zeros(shape, dtype=_DTYPES[tensor.dtype])
+    return made
+
+
+def dynamic_axes(tensor: exported.Tensor) -> dict[int, Any]:
+    """The symbolic axes of a tensor in the words of ``torch.export``."""
+    return {number: torch.export.Dim.AUTO for number, axis in enumerate(tensor.shape) if isinstance(axis, str)}
+
+
+def trace(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    *,
+    dynamic_shapes: Any,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> ir.Model:
+    """The graph of a module, folded; weights are initializers without values. To be called in :func:`prepared`.
+
+    Raises:
+        Unsupported: torch cannot trace the module, or the graph has an operator without translation.
+    """
+    try:
+        program = torch.export.export(
+            module,
+            arguments,
+            dynamic_shapes=dynamic_shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        exporter_utils.apply_fx_node_fixes("onnx", program.graph_module)
+        found = torch.onnx.export(
+            program,
+            (),
+            input_names=list(input_names),
+            output_names=list(output_names),
+            opset_version=OPSET,
+            optimize=False,
+            custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE,
+            verbose=False,
+        )
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError, AttributeError) as error:
+        raise Unsupported(
+            f"{type(module).__name__} cannot be traced: {_root_cause(error)}",
+            advice="This architecture needs an entry of its own in qeff_engine/architectures.",
+        ) from error
+    assert found is not None
+    exporter_onnx.apply_onnx_ir_fixes(found)
+    folding.fold(found.model)
+    return found.model
+
+
+def trace_plain(
+    module: nn.Module, *, inputs: Mapping[str, exported.Tensor], outputs: Mapping[str, exported.Tensor], fake_mode: Any
+) -> ir.Model:
+    """The graph of a module that takes and gives tensors only.
+
+    Args:
+        module: takes the inputs in their order and gives the outputs in theirs.
+        inputs: types and shapes; symbols become dynamic axes of these names.
+        outputs: types and shapes, in terms of the same symbols.
+        fake_mode: of the model whose weights the module uses.
+
+    Raises:
+        Unsupported: the module cannot be traced, or an axis that should be dynamic is not.
+    """
+    shapes = tuple(dynamic_axes(tensor) for tensor in inputs.values())
+    with prepared():
+        with fake_mode:
+            arguments = tuple(examples(inputs, sizes=sizes_of(inputs)).values())
+        model = trace(module, arguments, dynamic_shapes=shapes, input_names=list(inputs), output_names=list(outputs))
+    name_axes(model, inputs=inputs, outputs=outputs)
+    return model
+
+
+def name_axes(
+    model: ir.Model, *, inputs: Mapping[str, exported.Tensor], outputs: Mapping[str, exported.Tensor]
+) -> None:
+    """Give the axes of inputs and outputs their names, and drop the shapes in between.
+
+    Raises:
+        Unsupported: torch found that an axis has one fixed size.
+    """
+    for value, tensor in zip(model.graph.inputs, inputs.values(), strict=True):
+        for number, axis in enumerate(tensor.shape):
+            if isinstance(axis, str) and value.shape is not None and isinstance(value.shape[number], int):
+                raise Unsupported(f"Axis {axis} of {value.name} is fixed at {value.shape[number]} by the model's code.")
+    for values, tensors in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
+        for value, (name, tensor) in zip(values, tensors.items(), strict=True):
+            value.name = name
+            value.shape = ir.Shape(list(tensor.shape))
+            value.type = ir.TensorType(ir.DataType.from_numpy(_numpy_dtype(tensor.dtype)))
+    strip(model)
+
+
+def strip(model: ir.Model) -> None:
+    """Drop what a reader of the graph does not need: where in the code nodes came from, and shapes in between."""
+    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+                if id(value) not in kept:
+                    value.shape = None
+                    value.type = None
+        for value in graph.inputs:
+            value.metadata_props.clear()
+
+
+def _numpy_dtype(name: str) -> Any:
+    import numpy as np
+
+    return np.dtype(name)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

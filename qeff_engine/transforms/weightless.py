@@ -1,0 +1,175 @@
+"""A model of a snapshot without its weights: every weight is a shape and a source, so that a graph can be traced.
+
+Tensors that code computes, such as RoPE frequencies, are real. Quantized linears are stand-ins (see
+:mod:`qeff_engine.quantizers.reading`) whose tensors have sources like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from qeff_engine import checkpoint
+from qeff_engine.architectures import classes
+from qeff_engine.onnx_graph.sources import Made, Source
+from qeff_engine.quantizers import reading
+from qeff_engine.transforms import weights
+
+_NAMES_OF_NODE_TENSORS = {"qweight": "U8", "qzeros": "U8", "scales": "F32", "order": "I64"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightlessModel:
+    """A model ready to be traced.
+
+    Attributes:
+        module: the transformers model with eager attention, in ``eval`` mode; weights are fake tensors of float32 (or
+            integers, in quantized linears).
+        fake_mode: the mode that inputs of a trace must be made in.
+        sources: where each weight comes from, by its name in ``module``; a tied weight has one entry.
+        snapshot: directory of the checkpoint.
+    """
+
+    module: Any
+    fake_mode: FakeTensorMode
+    sources: Mapping[str, Source]
+    snapshot: Path
+
+    @property
+    def config(self) -> Any:
+        """The config object of transformers."""
+        return self.module.config
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all weights, tied ones once; a packed byte counts as one."""
+        return sum(tensor.numel() for tensor in {id(item): item for item in self.module.parameters()}.values())
+
+    def names(self, root: nn.Module) -> dict[str, str]:
+        """The name in :attr:`module` of each weight of ``root``, a module that contains it, by the name in ``root``."""
+        by_id: dict[int, str] = {}
+        for name, tensor in named_weights(self.module):
+            if name in self.sources:
+                by_id.setdefault(id(tensor), name)
+        return {name: by_id[id(tensor)] for name, tensor in named_weights(root) if id(tensor) in by_id}
+
+
+def load(snapshot: Path, *, task: str) -> WeightlessModel:
+    """The model of a snapshot for a task of :data:`qeff_engine.spec.TASKS`.
+
+    Raises:
+        InvalidInput: a tensor is missing, misshapen or not the model's.
+        Unsupported: transformers does not know the architecture, or the weights are quantized in an unknown way.
+    """
+    module = classes.empty_model(classes.load_config(snapshot), task=task)
+    quantized, taken = _stand_ins(module, snapshot=snapshot)
+    stored = weights.sources_of(module, snapshot=snapshot, taken=taken)
+    _tie(module, sources=stored, snapshot=snapshot)
+    sources: dict[str, Source] = {**stored, **quantized}
+    _compute_buffers(module, kept=set(sources))
+    fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    _make_fake(module, fake_mode=fake_mode, kept=set(sources))
+    _refuse_missing(module, sources)
+    return WeightlessModel(module=module.requires_grad_(False), fake_mode=fake_mode, sources=sources, snapshot=snapshot)
+
+
+def named_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name, shared ones with each of their names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def fake_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Those of :func:`named_weights` that have no values."""
+    return ((name, tensor) for name, tensor in named_weights(module) if is_fake(tensor))
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape but no values."""
+    return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
+
+
+def _stand_ins(module: Any, *, snapshot: Path) -> tuple[dict[str, Source], set[str]]:
+    """Replace quantized linears; sources of their tensors, and the tensors of the checkpoint that they use."""
+    scheme = reading.scheme_of(checkpoint.config(snapshot))
+    if scheme is None:
+        return {}, set()
+    quantized = reading.QuantizedCheckpoint(snapshot, scheme=scheme)
+    replaced = reading.replace_linears(module, quantized)
+    sources: dict[str, Source] = {}
+    taken: set[str] = set()
+    for name, original in replaced.items():
+        taken.update(f"{original}.{suffix}" for suffix in reading.SUFFIXES)
+        for suffix, buffer in module.get_submodule(name).named_buffers():
+            sources[f"{name}.{suffix}"] = Made(
+                dtype=_NAMES_OF_NODE_TENSORS[suffix],
+                shape=tuple(buffer.shape),
+                make=functools.partial(quantized.tensor, original, suffix),
+            )
+    return sources, taken
+
+
+def _tie(module: Any, *, sources: dict[str, Source], snapshot: Path) -> None:
+    """Undo ties of the config that the checkpoint contradicts, and drop second names of tied weights."""
+    for target, origin in dict(module.all_tied_weights_keys).items():
+        if target not in sources or origin not in sources:
+            continue
+        if weights.same_bytes(snapshot, sources[origin], sources[target]):
+            del sources[target]
+            continue
+        parent, _, name = target.rpartition(".")
+        tied = module.get_parameter(target)
+        module.get_submodule(parent).register_parameter(name, nn.Parameter(torch.empty_like(tied)))
+
+
+def _compute_buffers(module: Any, *, kept: set[str]) -> None:
+    """Give values to the buffers that code computes, as transformers' loader does after meta."""
+    for path, owner in module.named_modules():
+        empty = [
+            name
+            for name, buffer in owner.named_buffers(recurse=False)
+            if buffer.device.type == "meta" and (f"{path}.{name}" if path else name) not in kept
+        ]
+        for name in empty:
+            owner._buffers[name] = torch.zeros(owner._buffers[name].shape, dtype=owner._buffers[name].dtype)
+        if empty:
+            with torch.no_grad():
+                module._init_weights(owner)
+
+
+def _make_fake(module: nn.Module, *, fake_mode: FakeTensorMode, kept: set[str]) -> None:
+    """Put fake tensors in the places of those on meta; shared ones stay shared."""
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            with fake_mode:
+                made[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return made[id(tensor)]
+
+    parameters: dict[int, nn.Parameter] = {}
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in parameters:
+                    parameters[id(parameter)] = nn.Parameter(fake(parameter), requires_grad=False)
+                owner._parameters[name] = parameters[id(parameter)]
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and buffer.device.type == "meta":
+                owner._buffers[name] = fake(buffer)
+
+
+def _refuse_missing(module: Any, sources: Mapping[str, Source]) -> None:
+    by_id: dict[int, list[str]] = {}
+    for name, tensor in fake_weights(module):
+        by_id.setdefault(id(tensor), []).append(name)
+    missing = [names[0] for names in by_id.values() if not any(name in sources for name in names)]
+    weights.require_complete(missing, model=module)
