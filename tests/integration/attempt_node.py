@@ -66,11 +66,16 @@ class AttemptNode:
     @contextlib.contextmanager
     def running(self, job_id: int, *, until: Path) -> Iterator[str]:
         """An attempt in a thread, from when its stage has written the file ``until``; ended with the block."""
-        thread = threading.Thread(target=run_attempt, args=(self.place(job_id), job_id, self.enqueue(job_id)))
+        thread = threading.Thread(
+            target=run_attempt, args=(self.place(job_id), job_id, self.enqueue(job_id)), daemon=True
+        )
         thread.start()
         try:
             wait_until(until.exists, what=str(until))
             yield until.read_text()
+        except BaseException:
+            self.workplace.stopping.set()  # a test that fails shall not wait for a stage that goes on for ever
+            raise
         finally:
             thread.join(LIMIT_S)
             assert not thread.is_alive()

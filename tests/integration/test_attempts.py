@@ -262,9 +262,9 @@ def test_a_new_node_ends_what_its_predecessor_left_and_gives_it_back(node: Attem
                 queue=node.host.device_queues[0],
                 pid=2,
             )
-        successor = dataclasses.replace(node.workplace, node_id=new_id)
-        recovery.take_over(successor)
+        recovery.take_over(dataclasses.replace(successor, node_id=new_id))
         assert alive(*pids) == []
+        predecessor.away = False
     assert node.job(job_id).state is JobState.READY
     assert [attempt.state for attempt in node.attempts(job_id)] == ["lost"]
     assert node.held() == (0, 0)
