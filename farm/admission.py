@@ -82,15 +82,11 @@ def admit(
         values = {**keys, "leader_id": leader_id}
         _step(connection, job_id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
         return JobState.WAITING
-    _step(
-        connection,
-        job_id,
-        "admit",
-        target=JobState.READY,
-        reason="waits for a place",
-        at=at,
-        values={**keys, "ready_at": at},
-    )
+    values = {**keys, "ready_at": at}
+    try:
+        _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
+    except sa.exc.IntegrityError as error:  # another transaction made a live job with this key meanwhile
+        raise StaleTransition(f"Job j{job_id} was overtaken by the same work: admit it again.") from error
     return JobState.READY
 
 

@@ -174,8 +174,8 @@ def retry(connection: sa.Connection, job_id: int) -> None:
         raise Refused(f"Job j{job_id} is {state}: only a failed, cancelled or blocked job can be tried again.")
     at = now(connection)
     chosen = _reach(connection, [job_id], upwards=True)
-    chosen |= _reach(connection, chosen, upwards=False, only=(JobState.BLOCKED,))
-    for one in sorted(chosen):
+    blocked = _reach(connection, chosen, upwards=False, only=(JobState.BLOCKED,)) - chosen
+    for one in sorted(chosen | _unblocked(connection, blocked, chosen=chosen)):
         _reset(connection, one, at=at)
 
 
@@ -197,6 +197,20 @@ def _reach(
         )
         border = set(beyond) - found
         found |= border
+    return found
+
+
+def _unblocked(connection: sa.Connection, blocked: set[int], *, chosen: set[int]) -> set[int]:
+    """Those of the blocked jobs whose inputs are all done or tried again; the others have one that still fails them."""
+    parent = jobs.alias()
+    rows = connection.execute(
+        sa.select(edges.c.child_id, edges.c.parent_id)
+        .join(parent, parent.c.id == edges.c.parent_id)
+        .where(edges.c.child_id.in_(blocked), parent.c.state.in_([str(state) for state in _RETRIABLE]))
+    ).all()
+    found = set(blocked)
+    while stuck := {row.child_id for row in rows if row.child_id in found and row.parent_id not in found | chosen}:
+        found -= stuck
     return found
 
 

@@ -1,0 +1,69 @@
+"""The schema as migrations make it, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from farm import db, models, schema, testing
+from farm.db import Database
+from farm.errors import DatabaseTooNew, FarmNotUp, StorageFault
+
+
+def test_migrations_make_the_tables_of_the_models(each_database: Database) -> None:
+    with each_database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), models.metadata) == []
+
+
+def test_there_is_one_head_and_the_program_knows_it() -> None:
+    script = ScriptDirectory.from_config(schema.config())
+    assert script.get_heads() == [db.HEAD]
+    assert tuple(reversed([revision.revision for revision in script.walk_revisions()])) == db.REVISIONS
+
+
+def test_down_and_up_again_with_rows_in_the_tables(each_database: Database) -> None:
+    testing.add_host(each_database)
+    testing.add_submission(each_database)
+    testing.admit_all(each_database)
+    with each_database.write() as connection:
+        command.downgrade(schema.config(connection), "base")
+    with each_database.read() as connection:
+        assert set(sa.inspect(connection).get_table_names()) == {"alembic_version"}
+    with each_database.write() as connection:
+        command.upgrade(schema.config(connection), "head")
+    each_database.check()
+    testing.add_submission(each_database)
+
+
+def test_upgrading_twice_changes_nothing(each_database: Database) -> None:
+    submission_id = testing.add_submission(each_database)
+    schema.upgrade(each_database.engine.url.render_as_string(hide_password=False))
+    with each_database.read() as connection:
+        assert list(connection.scalars(sa.select(models.submissions.c.id))) == [submission_id]
+
+
+def test_a_database_of_a_newer_program_is_refused(each_database: Database) -> None:
+    with each_database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseTooNew, match=r"9999.*Use the newer qeff-farm"):
+        each_database.check()
+    with pytest.raises(DatabaseTooNew, match="9999"):
+        schema.upgrade(each_database.engine.url.render_as_string(hide_password=False))
+
+
+def test_a_database_without_a_farm_says_how_to_start_one(empty_url: str) -> None:
+    database = db.open_database(empty_url)
+    try:
+        with pytest.raises(FarmNotUp, match="farm up"):
+            database.check()
+    finally:
+        database.dispose()
+
+
+def test_a_database_that_cannot_be_written_is_one_clear_message() -> None:
+    with pytest.raises(StorageFault, match=r"Cannot write the database .*nowhere/farm\.db"):
+        schema.upgrade("sqlite:////nowhere/farm.db")
