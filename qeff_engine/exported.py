@@ -47,11 +47,14 @@ class Component:
         file: ONNX file, relative to the artifact.
         inputs: by name, in graph order; includes retained states (``past_key.0`` ...).
         outputs: by name, in graph order; a retained state is its input's name + :data:`RETAINED`.
+        num_layer_functions: distinct layers that are local functions of the graph, called once per layer; 0 when the
+            layers stand in the graph itself. A compiler can compile each such function once.
     """
 
     file: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    num_layer_functions: int = 0
 
     @property
     def retained(self) -> list[str]:
@@ -121,4 +124,4 @@ def _component(fields: dict[str, Any]) -> Component:
         side: {name: Tensor(dtype=item["dtype"], shape=tuple(item["shape"])) for name, item in fields[side].items()}
         for side in ("inputs", "outputs")
     }
-    return Component(file=fields["file"], **tensors)
+    return Component(file=fields["file"], num_layer_functions=fields.get("num_layer_functions", 0), **tensors)

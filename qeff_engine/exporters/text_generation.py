@@ -35,7 +35,12 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         side_file=f"{exported.DECODER}.side.bin",
     )
     graph_bytes = binding.save(graph.model, context.out / f"{name}.onnx")
-    component = exported.Component(file=f"{name}.onnx", inputs=graph.inputs, outputs=graph.outputs)
+    component = exported.Component(
+        file=f"{name}.onnx",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        num_layer_functions=graph.num_layer_functions,
+    )
     described = exported.ExportedModel(
         task=tasks.TEXT_GENERATION,
         class_name=name,

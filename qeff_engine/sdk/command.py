@@ -157,6 +157,8 @@ def command_line(
     if compile_spec.precision == "mxfp6":
         command.append("-mxfp6-matmul")
     command.append(f"-aic-num-cores={compile_spec.num_cores}")
+    if component.num_layer_functions:
+        command.append("-sub-functions")
     if side_files.partition:
         command.append(f"-mdp-load-partition-config={side_files.partition}")
     if side_files.specializations:

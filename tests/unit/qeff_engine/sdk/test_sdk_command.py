@@ -76,6 +76,11 @@ def test_formats_and_devices_reach_the_command(tmp_path):
     }
 
 
+def test_layers_that_are_functions_are_compiled_once(tmp_path):
+    decoder = dataclasses.replace(TOY.components["decoder"], num_layer_functions=1)
+    assert "-sub-functions" in line(CompileSpec(), directory=tmp_path, model=model_of(decoder=decoder))
+
+
 def test_encoder_has_neither_retained_state_nor_custom_io(tmp_path):
     arguments = line(CompileSpec(), directory=tmp_path, component="encoder", model=model_of(encoder=ENCODER))
     assert not [argument for argument in arguments if "retained" in argument or "custom" in argument]
