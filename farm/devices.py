@@ -208,7 +208,7 @@ def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
 
 def _counts(connection: sa.Connection, column: sa.Column[int]) -> dict[int, int]:
     rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 def _expected(connection: sa.Connection) -> dict[str, tuple[int, int]]:
@@ -224,13 +224,10 @@ def _expected(connection: sa.Connection) -> dict[str, tuple[int, int]]:
 
 def _device_cores(connection: sa.Connection) -> dict[int, tuple[str, int, int]]:
     """By healthy device: its name, usable cores, and how many of them are held or draining."""
-    usable: dict[int, int] = dict(
-        connection.execute(
-            sa.select(cores.c.device_id, sa.func.count()).where(cores.c.usable).group_by(cores.c.device_id)
-        )
-        .tuples()
-        .all()
+    counted = connection.execute(
+        sa.select(cores.c.device_id, sa.func.count()).where(cores.c.usable).group_by(cores.c.device_id)
     )
+    usable: dict[int, int] = {row[0]: row[1] for row in counted}
     held = _counts(connection, core_leases.c.device_id)
     rows = connection.execute(sa.select(devices.c.id, devices.c.sku, devices.c.qid).where(devices.c.health == "ready"))
     return {row.id: (f"{row.sku}/{row.qid}", usable.get(row.id, 0), held.get(row.id, 0)) for row in rows}
