@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import cli, db, jobs, models, plan
+from farm import cli, db, jobs, local, models, plan, settings
 from farm.states import JobState
 from qeff_engine import spec
 from tests import farm_driver
@@ -208,6 +208,21 @@ def test_a_home_that_cannot_be_made_is_one_message(capsys: pytest.CaptureFixture
     assert "cannot write to its home /proc/no-such-place/home" in captured.err
     assert "--home or FARM_HOME" in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_second_farm_in_one_home_is_refused(farm_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = settings.load(home=str(farm_home))
+    found.run_dir.mkdir()
+    local.LocalFarm(keeper=local.ProcessId.of(os.getpid()), phase=local.READY).write(found)
+    assert cli.main(["--home", str(farm_home), "up"]) == 4
+    captured = capsys.readouterr()
+    assert f"A farm runs in {farm_home} already (process {os.getpid()})" in captured.err
+    assert "`farm down`" in captured.err
+
+
+def test_down_without_a_farm_is_no_error(farm_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--home", str(farm_home), "down"]) == 0
+    assert capsys.readouterr().err == f"The farm of {farm_home} was not up.\n"
 
 
 def farm(home: Path, *words: object) -> list[str]:
