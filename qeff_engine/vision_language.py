@@ -25,33 +25,27 @@ class Seen:
 
     Attributes:
         embeds_NVD: embeddings.
-        batch_s: time of one call in seconds of the program's clock, mean.
-        total_s: time of all calls.
+        total_s: time of all calls in seconds of the program's clock.
     """
 
     embeds_NVD: Array
-    batch_s: float
     total_s: float
 
 
-def see(program: DecoderProgram, *, pixel_values_NCHW: Array, batch_size: int) -> Seen:
-    """Run the vision program over all pictures; rows that a last batch has too much are padding.
+def see(program: DecoderProgram, *, pixel_values_NCHW: Array) -> Seen:
+    """Run the vision program on each picture.
 
     Raises:
         Numerics: an embedding is not finite.
     """
-    num_pictures = len(pixel_values_NCHW)
-    padded = np.pad(pixel_values_NCHW, ((0, -num_pictures % batch_size), (0, 0), (0, 0), (0, 0)))
     start_s = program.clock()
-    batches = [
-        program.run({PIXELS: padded[first : first + batch_size]}, outputs=(EMBEDS,))[EMBEDS]
-        for first in range(0, len(padded), batch_size)
-    ]
+    embeds_NVD = np.concatenate(
+        [program.run({PIXELS: pixels_CHW[None]}, outputs=(EMBEDS,))[EMBEDS] for pixels_CHW in pixel_values_NCHW]
+    )
     total_s = program.clock() - start_s
-    embeds_NVD = np.concatenate(batches)[:num_pictures]
     if not np.isfinite(embeds_NVD).all():
         raise Numerics("Embeddings of a picture are not finite.", advice="Activations may exceed the range of float16.")
-    return Seen(embeds_NVD=embeds_NVD, batch_s=total_s / len(batches), total_s=total_s)
+    return Seen(embeds_NVD=embeds_NVD, total_s=total_s)
 
 
 class SeeingDecoder:

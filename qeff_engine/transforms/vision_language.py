@@ -9,15 +9,21 @@ Shape legend: B batch, S tokens, V rows of a picture, D hidden size.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from qeff_engine import exported
 from qeff_engine.errors import Unsupported
+from qeff_engine.vision_language import EMBEDS, IMAGE_IDX, NEXT_IMAGE_IDX
 
 
 class VisionTower(torch.nn.Module):
-    """Pixel values [B, channels, height, width] to vision embeddings [B, V, D]."""
+    """Pixel values [1, channels, height, width] of a picture to its vision embeddings [1, V, D].
+
+    One picture, since models take a batch apart with Python loops, which a trace would unroll.
+    """
 
     def __init__(self, model: Any) -> None:
         """Wrap a model of transformers that has ``get_image_features``."""
@@ -25,12 +31,12 @@ class VisionTower(torch.nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The rows of each picture; models give them as a list by picture, stacked, or one after another."""
+        """The rows of the picture; models give them as a list by picture, stacked, or one after another."""
         features = self.model.get_image_features(pixel_values=pixel_values)
         rows = getattr(features, "pooler_output", features)
         if isinstance(rows, list | tuple):
-            rows = torch.stack(list(rows))
-        rows_BVD: torch.Tensor = rows.reshape(pixel_values.shape[0], -1, rows.shape[-1])
+            rows = torch.cat(list(rows))
+        rows_BVD: torch.Tensor = rows.reshape(1, -1, rows.shape[-1])
         return rows_BVD
 
 
@@ -60,6 +66,42 @@ def merged(
     )
     merged_BSD = torch.where(takes_BS[..., None], rows_BSD.to(embeds_BSD.dtype), embeds_BSD)
     return merged_BSD, image_idx_B1 + takes_BS.long().sum(1, keepdim=True)
+
+
+class VisionInputs:
+    """What a decoder takes beside its tokens to speak about a picture.
+
+    Follows :class:`qeff_engine.transforms.decoder.InputExtension`.
+
+    Attributes:
+        inputs: the vision rows and how many of them earlier calls have used.
+        outputs: how many are used then, and the rows again, which stay on the device.
+    """
+
+    def __init__(self, *, image_token_id: int, num_rows: int, hidden_size: int) -> None:
+        """Put rows [B, ``num_rows``, ``hidden_size``] into the places of a token."""
+        rows = exported.Tensor(dtype="float32", shape=("batch_size", num_rows, hidden_size))
+        count = exported.Tensor(dtype="int64", shape=("batch_size", 1))
+        self.inputs: Mapping[str, exported.Tensor] = {EMBEDS: rows, IMAGE_IDX: count}
+        self.outputs: Mapping[str, exported.Tensor] = {NEXT_IMAGE_IDX: count, EMBEDS + exported.RETAINED: rows}
+        self._token = image_token_id
+
+    def embed(
+        self,
+        embeds_BSD: torch.Tensor,
+        *,
+        input_ids_BS: torch.Tensor,
+        position_ids_BS: torch.Tensor,
+        extra: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """The embeddings with the rows in their places, and the further outputs."""
+        merged_BSD, count_B1 = merged(
+            embeds_BSD,
+            is_image_BS=(input_ids_BS == self._token) & (position_ids_BS >= 0),
+            vision_embeds_BVD=extra[EMBEDS],
+            image_idx_B1=extra[IMAGE_IDX],
+        )
+        return merged_BSD, {NEXT_IMAGE_IDX: count_B1, EMBEDS + exported.RETAINED: extra[EMBEDS].clone()}
 
 
 def image_token_id(config: Any) -> int:

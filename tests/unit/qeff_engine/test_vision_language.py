@@ -56,20 +56,20 @@ class Tower:
 
     def run(self, feeds, *, outputs):
         self.now_s += 0.5
-        assert len(feeds["pixel_values"]) == 2
+        assert len(feeds["pixel_values"]) == 1
         return {"vision_embeds": self.offset + feeds["pixel_values"].mean(axis=(1, 2, 3))[:, None, None]}
 
 
-def test_pictures_beyond_the_batch_follow_in_further_calls():
+def test_each_picture_is_seen_by_a_call_of_its_own():
     pixels = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 2, 2), np.float32)
-    seen = vision_language.see(Tower(), pixel_values_NCHW=pixels, batch_size=2)
+    seen = vision_language.see(Tower(), pixel_values_NCHW=pixels)
     assert seen.embeds_NVD[:, 0, 0].tolist() == [0, 1, 2]
-    assert (seen.batch_s, seen.total_s) == (0.5, 1.0)
+    assert seen.total_s == 1.5
 
 
 def test_embeddings_that_are_not_finite_are_refused():
     with pytest.raises(Numerics, match="not finite"):
-        vision_language.see(Tower(np.inf), pixel_values_NCHW=np.ones((1, 3, 2, 2), np.float32), batch_size=2)
+        vision_language.see(Tower(np.inf), pixel_values_NCHW=np.ones((1, 3, 2, 2), np.float32))
 
 
 def merge(tokens, *, start):
