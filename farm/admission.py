@@ -113,8 +113,12 @@ def hit(
     settling.done(connection, job_id, artifact=artifact, at=at)
 
 
-def ready(connection: sa.Connection, *, limit: int) -> list[ReadyJob]:
-    """Jobs that may be placed now, most urgent first; a job is as urgent as its most urgent follower."""
+def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = None) -> list[ReadyJob]:
+    """Jobs that may be placed now, most urgent first; a job is as urgent as its most urgent follower.
+
+    With ``of_device`` only those that want cores, or only those that want a host slot.
+    """
+    kind = [] if of_device is None else [jobs.c.num_cores > 0 if of_device else jobs.c.num_cores == 0]
     follower = jobs.alias()
     urgency = sa.select(sa.func.max(follower.c.priority)).where(follower.c.leader_id == jobs.c.id).scalar_subquery()
     rows = connection.execute(
@@ -128,7 +132,7 @@ def ready(connection: sa.Connection, *, limit: int) -> list[ReadyJob]:
             jobs.c.num_cores,
             jobs.c.num_devices,
         )
-        .where(jobs.c.state == str(JobState.READY), jobs.c.not_before <= now(connection))
+        .where(jobs.c.state == str(JobState.READY), jobs.c.not_before <= now(connection), *kind)
         .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
         .limit(limit)
     )

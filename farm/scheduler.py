@@ -127,7 +127,10 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
 def place(database: Database, *, term: int | None, max_age_s: float, explain: bool = True) -> int:
     """Put ready jobs on nodes that have room, and note why the others wait if that is wanted."""
     with database.read() as connection:
-        ready = admission.ready(connection, limit=PLACE_AT_ONCE)
+        # Each kind by itself: a long line for devices must not hide work for a host.
+        ready = [
+            job for kind in (True, False) for job in admission.ready(connection, limit=PLACE_AT_ONCE, of_device=kind)
+        ]
         if not ready:
             return 0
         capacity = devices.capacity(connection, max_age_s=max_age_s)
