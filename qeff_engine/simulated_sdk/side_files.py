@@ -48,10 +48,11 @@ def _specialization(entry: Any, *, version: str) -> Specialization:
         raise json_refusal("type_error.302", message=f"type must be object, but is {_json_type(entry)}")
     if at_least(version, wanted=NAMED_FORM_SINCE) and isinstance(entry.get("symbols"), dict):
         name, entry = str(entry.get("name", "")), entry["symbols"]
-    sizes: dict[str, int] = {}
-    for symbol, value in entry.items():
+    for value in entry.values():
         if not isinstance(value, str):
             raise json_refusal("type_error.302", message=f"type must be string, but is {_json_type(value)}")
+    sizes: dict[str, int] = {}
+    for symbol, value in entry.items():
         if not value.isascii() or not value.isdigit() or int(value) < 1:
             raise input_refusal(f"Invalid value '{value}' for symbol '{symbol}': expected a positive integer.")
         sizes[symbol] = int(value)
