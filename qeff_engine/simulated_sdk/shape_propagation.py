@@ -8,6 +8,7 @@ asked of ONNX's own inference for that node with those integers as data. So ``Re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class Propagation:
             self._values[name] = numpy_helper.to_array(tensor)
 
     def _follow(self, node: onnx.NodeProto) -> None:
+        if graph_walk.is_onnx(node, "Reshape"):
+            self._check_reshape(node)
         if not self._compute(node):
             for name, kind in self._inferred(node).items():
                 self._types[name] = kind
@@ -122,14 +125,25 @@ class Propagation:
         except onnx.shape_inference.InferenceError as error:
             if any(True for _ in graph_walk.subgraphs(node)):
                 return {}  # bodies are not followed
-            raise BadNode(node.name or node.output[0], node.op_type, self._reason(node, error=error)) from error
+            raise BadNode(node.name or node.output[0], node.op_type, _reason(error)) from error
         return inferred
 
-    def _reason(self, node: onnx.NodeProto, *, error: Exception) -> str:
-        if node.op_type == "Reshape" and node.input[1] in self._values:
-            wanted = tuple(int(size) for size in self._values[node.input[1]])
-            return f"input shape {self.dims(node.input[0])} and output shape {wanted} have different number of elements"
-        return " ".join(str(error).rpartition("InferenceError]")[2].split())
+    def _check_reshape(self, node: onnx.NodeProto) -> None:
+        """Refuse another number of elements, which ONNX's inference lets pass unless an axis is -1."""
+        dims, wanted = self.dims(node.input[0]), self._values.get(node.input[1])
+        if dims is None or wanted is None or graph_walk.int_attribute(node, "allowzero", default=0):
+            return
+        sizes = [
+            dims[axis] if size == 0 and axis < len(dims) else int(size) for axis, size in enumerate(wanted.tolist())
+        ]
+        known, total = prod(size for size in sizes if size != -1), prod(dims)
+        if total != known and (-1 not in sizes or known == 0 or total % known):
+            reason = f"input shape {dims} and output shape {tuple(sizes)} have different number of elements"
+            raise BadNode(node.name or node.output[0], "Reshape", reason)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).rpartition("InferenceError]")[2].split())
 
 
 def _constant(node: onnx.NodeProto) -> Array | None:
