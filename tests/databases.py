@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
@@ -16,8 +15,6 @@ import sqlalchemy as sa
 
 from farm import testing
 from farm.db import Database
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -65,14 +62,14 @@ def _stop_at_once(postmaster: psutil.Process) -> None:
     psutil.wait_procs([postmaster], timeout=10)
 
 
-def create_postgresql(url: sa.URL) -> str:
-    """URL of a new, empty database on a server."""
-    name = f"farm_{next(_numbers)}"
+def empty_postgresql(url: sa.URL) -> str:
+    """URL of a server's database after everything in it was dropped; far cheaper than a new database."""
     admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
     admin.dispose()
-    return url.set(database=name).render_as_string(hide_password=False)
+    return url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -80,7 +77,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database, on each engine in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'farm.db'}"
-    return create_postgresql(request.getfixturevalue("postgresql_url"))
+    return empty_postgresql(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from farm.models import jobs as job_rows
 from farm.records import Usage
 from farm.states import DONE, FINAL, TRANSITIONS, JobState
 from qeff_engine.errors import FailureClass
-from tests.databases import create_postgresql
+from tests.databases import empty_postgresql
 
 CORES = (16, 14)
 picks = st.integers(0, 10_000)
@@ -206,7 +206,7 @@ def test_random_histories_on_sqlite_keep_the_books() -> None:
 @pytest.mark.slow
 def test_random_histories_on_postgresql_keep_the_books(postgresql_url: sa.URL) -> None:
     class OnPostgresql(Farm):
-        url = staticmethod(lambda: create_postgresql(postgresql_url))
+        url = staticmethod(lambda: empty_postgresql(postgresql_url))
 
     stateful.run_state_machine_as_test(
         OnPostgresql, settings=hypothesis.settings(max_examples=4, stateful_step_count=30, **SETTINGS)
