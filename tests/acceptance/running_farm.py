@@ -112,8 +112,7 @@ class RunningFarm:
             assert connection.scalar(sa.select(sa.func.count()).where(attempts.c.state == "running")) == 0
         assert successes == {job.id: 1 for job in found if job.state is JobState.SUCCEEDED}
         self.wait_until(lambda: not self.stage_pids(), what="the end of all stage processes")
-        self.wait_until(lambda: not list((self.settings.home / "scratch").iterdir()), what="empty scratch")
-        self.wait_until(lambda: not list((self.settings.store / "tmp").iterdir()), what="an empty store/tmp")
+        self.wait_until(lambda: not leftovers(self.settings.home), what="the end of all temporary files")
 
 
 def kill(pid: int) -> None:
@@ -155,8 +154,12 @@ def assert_nothing_left(home: Path) -> None:
         time.sleep(_POLL_S)
     assert processes_of(home) == []
     assert [path for path in home.rglob("*") if path.is_socket()] == []
-    assert list((home / "scratch").iterdir()) == []
-    assert list((home / "store" / "tmp").iterdir()) == []
+    assert leftovers(home) == []
+
+
+def leftovers(home: Path) -> list[Path]:
+    """Files that belong to attempts which have ended."""
+    return [path for folder in ("scratch", "store/tmp") for path in (home / folder).glob("*")]
 
 
 def processes_of(home: Path) -> list[str]:
