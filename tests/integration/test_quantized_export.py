@@ -89,3 +89,11 @@ def test_mixed_float_and_quantized_linears_are_exported(tmp_path):
     component, path = export(tmp_path / "quantized", tmp_path)
     assert num_nodes(path, "MatMulNBits") in (5, 10)
     assert_same_as_dequantized(component, path, tmp_path / "quantized")
+
+
+def test_float_experts_between_quantized_linears_are_exported(tmp_path):
+    float_snapshot = checkpoints.save(tmp_path / "float", "mixtral")
+    checkpoints.quantized(float_snapshot, tmp_path / "quantized", method="gptq")
+    component, path = export(tmp_path / "quantized", tmp_path)
+    assert num_nodes(path, "MatMulNBits") in (4, 8)
+    assert_same_as_dequantized(component, path, tmp_path / "quantized")
