@@ -11,13 +11,16 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch.onnx._internal.exporter import _fx_passes
 from transformers.exporters import exporter_onnx
 from transformers.exporters import utils as exporter_utils
+from transformers.integrations import moe
 
 from qeff_engine import exported
 from qeff_engine.errors import Unsupported
-from qeff_engine.onnx_graph import folding
+from qeff_engine.onnx_graph import decomposing, folding
 from qeff_engine.onnx_graph.functions import OPSET
+from qeff_engine.transforms import patching
 
 # Sizes of symbolic axes while tracing: no two alike, so that torch cannot take them for one, and none is 0 or 1.
 SIZES = {"batch_size": 2, "seq_len": 6, "ctx_len": 20}
@@ -30,10 +33,16 @@ def prepared() -> Iterator[None]:
     """Make torch and transformers traceable for the time of a block, by what transformers ships for its exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
+    changes = [
+        (_fx_passes, "decompose_with_registry", decomposing.decompose_where_needed),
+        # Its own operator for grouped products has shapes for every type; torch's has them for bfloat16 alone.
+        (moe, "_can_use_grouped_mm", lambda *args: False),
+    ]
     with (
         torch.no_grad(),
         exporter_utils.apply_patches("onnx"),
         exporter_utils.apply_patches("dynamo"),
+        patching.attributes(changes),
         warnings.catch_warnings(),
     ):
         # Deprecations inside torch's exporter and operators of packages that are not here: nothing that a caller

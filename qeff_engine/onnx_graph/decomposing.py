@@ -1,0 +1,62 @@
+"""Skips torch's second trace of a program where the first one already is in operators that have a translation.
+
+``torch.onnx.export`` runs every program once more, to break up operators. That is a third of an export. Where each
+operator has a translation as it is, and none writes into its inputs, it changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.onnx._internal.exporter import _decomp, _fx_passes
+
+_aten = torch.ops.aten
+_CASTS = (_aten.to.dtype, _aten.to.dtype_layout, _aten.to.device, _aten.to.other)
+_ALIASES = {
+    _aten.__and__.Tensor: _aten.bitwise_and.Tensor,
+    _aten.__or__.Tensor: _aten.bitwise_or.Tensor,
+    _aten.__and__.Scalar: _aten.bitwise_and.Scalar,
+    _aten.__or__.Scalar: _aten.bitwise_or.Scalar,
+}
+_SYMBOLIC = "onnx_symbolic"  # namespace of operators that are nodes already
+
+decompose = _fx_passes.decompose_with_registry
+
+
+def decompose_where_needed(program: Any, registry: Any) -> Any:
+    """The program in operators that have a translation; a replacement for torch's function of this signature."""
+    known = set(_decomp.get_onnx_implemented_overloads(registry))
+    graph = program.graph_module.graph
+    if any(_needs_decomposition(node, known=known) for node in graph.nodes):
+        return decompose(program, registry)
+    for node in list(graph.nodes):
+        if node.target in _ALIASES:
+            node.target = _ALIASES[node.target]
+        elif node.target in _CASTS:
+            _simplify_cast(graph, node)
+    program.graph_module.recompile()
+    return program
+
+
+def _needs_decomposition(node: Any, *, known: set[Any]) -> bool:
+    if node.op == "get_attr":
+        return True
+    target = node.target
+    if node.op != "call_function" or target in _CASTS or target in _ALIASES:
+        return False
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace != _SYMBOLIC and (target not in known or bool(target._schema.is_mutable))
+    return isinstance(target, torch._ops.HigherOrderOperator)
+
+
+def _simplify_cast(graph: Any, node: Any) -> None:
+    source = node.args[0]
+    wanted = node.meta["val"].dtype
+    # An output of the program stays a node of its own, since the program's signature names it.
+    is_output = any(user.op == "output" for user in node.users)
+    if source.meta["val"].dtype == wanted and not is_output:
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+    else:
+        node.target, node.args, node.kwargs = _aten._to_copy.default, (source,), {"dtype": wanted}
