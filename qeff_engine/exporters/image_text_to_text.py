@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeff_engine import events, exported, tasks
+from qeff_engine.errors import Unsupported
 from qeff_engine.exporters import description, plain
 from qeff_engine.onnx_graph import binding, tracing
 from qeff_engine.spec import ExportSpec
@@ -49,14 +50,28 @@ def _export_vision(model: WeightlessModel, *, context: StageContext) -> tuple[ex
     """The graph of the vision tower, for one picture."""
     tower = vision_language.VisionTower(model.module)
     pixels = exported.Tensor(dtype="float32", shape=(1, *vision_language.image_size(model.config)))
-    with tracing.prepared(), model.fake_mode:
-        rows_BVD = tower(*tracing.examples({PIXELS: pixels}, sizes={}).values())
-    embeds = exported.Tensor(dtype="float32", shape=tuple(int(size) for size in rows_BVD.shape))
+    embeds = exported.Tensor(dtype="float32", shape=_shape_of_rows(tower, model=model, pixels=pixels))
     component = exported.Component(
         file=f"{type(model.module).__name__}_vision.onnx", inputs={PIXELS: pixels}, outputs={EMBEDS: embeds}
     )
     figures = plain.write(tower, model=model, name=exported.VISION, component=component, out=context.out)
     return component, figures
+
+
+def _shape_of_rows(
+    tower: vision_language.VisionTower, *, model: WeightlessModel, pixels: exported.Tensor
+) -> tuple[int, ...]:
+    """The shape of what the tower makes of one picture, by running it on shapes alone."""
+    try:
+        with tracing.prepared(), model.fake_mode:
+            rows_BVD = tower(*tracing.examples({PIXELS: pixels}, sizes={}).values())
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise Unsupported(
+            f"The vision tower of {type(model.module).__name__} does not take one picture of shape "
+            f"{pixels.shape}: {error}",
+            advice="Models that cut pictures into tiles or patches are not supported.",
+        ) from error
+    return tuple(int(size) for size in rows_BVD.shape)
 
 
 def _export_language(

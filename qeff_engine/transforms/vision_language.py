@@ -152,5 +152,6 @@ def require_common_shape(model: Any) -> None:
     types = [key for key in inspect.signature(model.forward).parameters if key.endswith("token_type_ids")]
     if types:
         raise Unsupported(
-            f"{name} takes {types[0]}: its tokens see the whole picture at once, which prefill in chunks cannot do."
+            f"{name} takes {types[0]}: what belongs to a picture decides about attention or positions in it, and an "
+            "exported decoder goes by the positions of the tokens alone."
         )

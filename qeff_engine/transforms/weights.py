@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -58,7 +59,8 @@ def require_complete(names: Iterable[str], *, model: Any) -> None:
     Raises:
         InvalidInput: the message names some.
     """
-    pattern = _any_of(model._keys_to_ignore_on_load_missing)
+    optional = [r"^pooler\."] if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters else []
+    pattern = _any_of([*(model._keys_to_ignore_on_load_missing or ()), *optional])
     missing = sorted(name for name in names if pattern is None or not pattern.search(name))
     if missing:
         raise InvalidInput(
@@ -137,11 +139,17 @@ def _refuse_unexpected(model: Any, unexpected: list[str]) -> None:
     pattern = _any_of(patterns)
     assert pattern is not None
     extra = [name for name in unexpected if not pattern.search(name)]
-    if extra:
+    if extra and not _is_base_of_another(model):
         raise InvalidInput(
             f"The checkpoint has {len(extra)} tensors that {type(model).__name__} does not have: {_some(extra)}.",
             advice="Check that config.json belongs to these weights.",
         )
+
+
+def _is_base_of_another(model: Any) -> bool:
+    """Whether the checkpoint is of a class with a head and the model is the base below it, as encoders often are."""
+    architectures = getattr(model.config, "architectures", None) or ()
+    return not hasattr(model, model.base_model_prefix) and type(model).__name__ not in architectures
 
 
 def _refuse_misshapen(sources: Mapping[str, Source], *, state: Mapping[str, Any]) -> None:

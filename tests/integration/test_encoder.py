@@ -60,6 +60,28 @@ def test_the_graph_points_into_the_checkpoint_and_says_so(graph, model):
     assert described.components["encoder"].symbols == ["batch_size", "seq_len"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("BertForMaskedLM", "max"), ("ModernBertForSequenceClassification", "cls")]
+)
+def test_the_encoder_below_another_head_is_exported(tmp_path, kind, pooling):
+    """Such checkpoints have tensors of a head and lack those of a pooler."""
+    torch.manual_seed(0)
+    chosen = getattr(transformers, kind)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    chosen(chosen.config_class(**sizes, num_attention_heads=4, pad_token_id=0)).save_pretrained(tmp_path / "model")
+    encoder = QEFFAutoModel.from_pretrained(tmp_path / "model", pooling=pooling, cache_dir=tmp_path / "cache")
+    session = onnxruntime.InferenceSession(encoder.export())
+    ids = torch.randint(1, 64, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    original = transformers.AutoModel.from_pretrained(tmp_path / "model").eval()
+    with torch.inference_mode():
+        states = original(input_ids=ids, attention_mask=mask).last_hidden_state
+    expected = states[:, 0] if pooling == "cls" else torch.stack([states[0].amax(0), states[1, :5].amax(0)])
+    (found,) = session.run(["output"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
 def test_texts_alike_are_near_on_a_device(model, reference, simulated_sdk_root, monkeypatch):
     monkeypatch.setenv("QAIC_SDK_ROOT", str(simulated_sdk_root))
     model.compile(num_cores=8, seq_len=32, batch_size=2)
