@@ -13,9 +13,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from farm import actions
 from farm.errors import Usage
-from qeff_engine import spec
+from qeff_engine import actions, spec
 
 MAX_POINTS = 100_000  # a comma too many in each of seven lists is easily a million
 DEFAULT_CTX_LEN = 128

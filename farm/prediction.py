@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import sqlalchemy as sa
 
 from farm import plan
-from farm.actions import action_key
 from farm.models import actions, jobs
 from qeff_engine import spec
+from qeff_engine.actions import action_key
 
 _CHUNK = 500  # values of one IN list; SQLite allows 32766 parameters, planning time grows with them
 

@@ -20,13 +20,14 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from farm import actions, admission, db, devices, leadership, maintenance, outbox, placement
+from farm import admission, db, devices, leadership, maintenance, outbox, placement
 from farm import settings as farm_settings
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
 from farm.errors import FarmError, StaleTransition
 from farm.records import Message
 from farm.settings import Settings
+from qeff_engine import actions
 
 _logger = logging.getLogger(__name__)
 

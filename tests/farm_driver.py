@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import actions, admission, attempts, db, inventory, models, records, wire
+from farm import admission, attempts, db, inventory, models, records, wire
 from farm.states import JobState
-from qeff_engine import spec
+from qeff_engine import actions, spec
 
 TOOLCHAIN = {
     "engine": "1",

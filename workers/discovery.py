@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +10,10 @@ from pathlib import Path
 import psutil
 
 from farm.errors import NotFound
+from qeff_engine import toolchain
 from qeff_engine.errors import Infrastructure
 from qeff_engine.sdk import devices, location
 
-# Name in action keys: name of the distribution.
-_DISTRIBUTIONS = {
-    "engine": "qeff-farm",
-    "torch": "torch",
-    "transformers": "transformers",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "onnxruntime": "onnxruntime",
-    "gguf": "gguf",
-}
 _RAM_OF_SLOT_BYTES = 4 << 30  # what a stage without a device should find
 
 
@@ -52,7 +42,7 @@ def host_facts(sdk: location.Sdk | None, *, num_slots: int | None = None) -> Hos
         num_cpus=num_cpus,
         ram_bytes=ram_bytes,
         num_slots=num_slots or max(1, min(num_cpus, ram_bytes // _RAM_OF_SLOT_BYTES)),
-        toolchain=_versions() | (sdk.toolchain() if sdk is not None else {}),
+        toolchain=toolchain.versions(sdk),
     )
 
 
@@ -86,13 +76,3 @@ def device(sdk: location.Sdk | None, *, qid: int) -> devices.Device:
         known = ", ".join(map(str, found)) or "none"
         raise NotFound(f"This host has no ready device {qid}, expected one of: {known}. See `qaic-util -q`.")
     return found[qid]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name, distribution in _DISTRIBUTIONS.items():
-        try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -27,8 +27,9 @@ from typing import Any
 import filelock
 import platformdirs
 
-from qeff_engine import events, files, pipeline, spec, toolchain
+from qeff_engine import actions, events, files, pipeline, spec, toolchain
 from qeff_engine.errors import Infrastructure
+from qeff_engine.sdk import location
 from qeff_engine.stage import StageContext
 
 HOME_VARIABLE = "QEFF_HOME"
@@ -129,19 +130,21 @@ class StageCache:
         return Entry(key=digest, digest=digest, directory=directory, figures={}, cached=True)
 
     def _key(self, stage_spec: spec.StageSpec, *, inputs: Mapping[str, Entry], sdk_root: Path | None) -> str:
-        stage = stage_spec.STAGE
-        fields = stage_spec.to_json()
-        if stage is spec.Stage.RESOLVE and fields["kind"] != "hub":
-            del fields["source"]  # files are known by their fingerprint, wherever they lie
-        return spec.digest(
-            {
-                "stage": str(stage),
-                "stage_version": spec.STAGE_VERSIONS[stage],
-                "spec": fields,
-                "inputs": {name: entry.digest for name, entry in inputs.items()},
-                "toolchain": toolchain.versions(stage, sdk_root=sdk_root),
-            }
+        key, _ = actions.action_key(
+            stage_spec.STAGE,
+            fields=stage_spec.to_json(),
+            input_digests={name: entry.digest for name, entry in inputs.items()},
+            toolchain=toolchain.versions(_sdk(sdk_root)),
         )
+        return key
+
+
+def _sdk(root: Path | None) -> location.Sdk | None:
+    """The SDK, where there is one: a stage that needs none has a key without it."""
+    try:
+        return location.find(root)
+    except Infrastructure:
+        return None
 
 
 def tree_digest(directory: Path) -> str:

@@ -6,7 +6,7 @@ import grimp
 import pytest
 
 # The engine's words, and the cheap look at a checkpoint's files. All of them need the standard library only.
-SHARED = {"qeff_engine.spec", "qeff_engine.errors", "qeff_engine.checkpoint"}
+SHARED = {"qeff_engine.spec", "qeff_engine.errors", "qeff_engine.actions", "qeff_engine.checkpoint"}
 PACKAGES = ("farm", "workers", "qeff_engine")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import actions, admission, queries, testing
+from farm import admission, queries, testing
 from farm import settings as farm_settings
 from farm.artifacts import Store
 from farm.db import Database
@@ -21,6 +21,7 @@ from farm.models import attempts, core_leases, host_leases
 from farm.plan import Plan
 from farm.settings import Settings
 from farm.states import JobState
+from qeff_engine import actions
 from workers.forks import ForkServer
 from workers.supervisor import run_attempt
 from workers.workplace import Stopping, Workplace

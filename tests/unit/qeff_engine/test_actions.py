@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm import actions
-from qeff_engine import spec
+from qeff_engine import actions, spec
 
 TOOLCHAIN = {
     "engine": "1",
