@@ -26,8 +26,8 @@ class Constant:
     Attributes:
         name: of the initializer in the program's graph.
         weight: what it is made of.
-        onnx_type: of the stored values: the weight's own, or fp16.
-        mx_axis: reduction axis along which values are rounded to MXFP6; None for plain fp16 or an exact copy.
+        onnx_type: of the stored values: the weight's own, fp16, or fp32 for what is packed to MXFP6.
+        mx_axis: reduction axis along which values are packed to MXFP6; None for plain fp16 or an exact copy.
         offset: from the beginning of the constants.
     """
 
@@ -39,53 +39,66 @@ class Constant:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in the file."""
+        """Bytes in the file, which are those that the card would need."""
+        if self.mx_axis is not None:
+            return 3 * self.packed_rows + self.num_scales
         if self.onnx_type == TensorProto.FLOAT16:
             return prod(self.weight.dims) * 2
         return self.weight.num_bytes
 
     @property
-    def card_bytes(self) -> int:
-        """Bytes that the card would need: MXFP6 has 6.25 bits where this file has fp16 of the same values."""
-        if self.mx_axis is None:
-            return self.num_bytes
-        return round(prod(self.weight.dims) * mx_formats.FP6_BITS / 8)
+    def packed_rows(self) -> int:
+        """Groups of three bytes with four MXFP6 elements, which stand before their scales."""
+        return self.num_scales * mx_formats.BLOCK // 4
 
-    def pieces(self) -> Iterator[npt.NDArray[np.generic]]:
-        """The stored values, piece by piece, in file order."""
-        if self.onnx_type != TensorProto.FLOAT16:
-            yield from self.weight.raw_pieces(piece_bytes=4 * _PIECE_ELEMENTS)
-            return
-        for start, stop in self._ranges():
-            values = self.weight.floats(start=start, stop=stop)
-            if self.mx_axis is not None:
-                _, length, inner = self._layout()
-                values = mx_formats.round_fp6(values.reshape(-1, min(length, (stop - start) // inner), inner), axis=1)
-            yield _to_fp16(values)
+    @property
+    def num_scales(self) -> int:
+        """Blocks of MXFP6 elements."""
+        before, length, after = self.layout
+        return before * -(-length // mx_formats.BLOCK) * after
 
-    def _layout(self) -> tuple[int, int, int]:
-        """Elements before, along and after the rounded axis."""
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """Elements before, along and after the packed axis."""
         dims, axis = self.weight.dims, self.mx_axis or 0
         return prod(dims[:axis]), dims[axis], prod(dims[axis + 1 :])
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        """Ranges of flat elements that hold whole blocks of 32."""
-        total = prod(self.weight.dims)
-        if self.mx_axis is None:
-            step = _PIECE_ELEMENTS
+    def pieces(self) -> Iterator[npt.NDArray[np.generic]]:
+        """The stored values, piece by piece, in file order."""
+        if self.mx_axis is not None:
+            yield from self._packed_pieces()
+        elif self.onnx_type == TensorProto.FLOAT16:
+            total = prod(self.weight.dims)
+            for start in range(0, total, _PIECE_ELEMENTS):
+                yield _to_fp16(self.weight.floats(start=start, stop=min(start + _PIECE_ELEMENTS, total)))
         else:
-            outer, length, inner = self._layout()
-            row = length * inner
-            if row <= _PIECE_ELEMENTS:
-                step = max(_PIECE_ELEMENTS // row, 1) * row
-            else:
-                blocks = max(_PIECE_ELEMENTS // (mx_formats.BLOCK * inner), 1) * mx_formats.BLOCK * inner
-                for first in range(0, outer * row, row):
-                    for start in range(first, first + row, blocks):
-                        yield start, min(start + blocks, first + row)
-                return
-        for start in range(0, total, step):
-            yield start, min(start + step, total)
+            yield from self.weight.raw_pieces(piece_bytes=4 * _PIECE_ELEMENTS)
+
+    def _packed_pieces(self) -> Iterator[npt.NDArray[np.generic]]:
+        """Packed elements, then all scales, which take a 25th of them in memory."""
+        scales: list[npt.NDArray[np.uint8]] = []
+        _, length, after = self.layout
+        for start, stop in self._block_ranges():
+            values = self.weight.floats(start=start, stop=stop)
+            along = min(length, (stop - start) // after)
+            packed, piece_scales = mx_formats.encode_fp6(values.reshape(-1, along, after), axis=1)
+            scales.append(piece_scales)
+            yield packed
+        yield from scales
+
+    def _block_ranges(self) -> Iterator[tuple[int, int]]:
+        """Ranges of flat elements that hold whole blocks of 32 along the axis."""
+        before, length, after = self.layout
+        row = length * after
+        if row <= _PIECE_ELEMENTS:
+            step = max(_PIECE_ELEMENTS // row, 1) * row
+            for start in range(0, before * row, step):
+                yield start, min(start + step, before * row)
+            return
+        blocks = max(_PIECE_ELEMENTS // (mx_formats.BLOCK * after), 1) * mx_formats.BLOCK * after
+        for first in range(0, before * row, row):
+            for start in range(first, first + row, blocks):
+                yield start, min(start + blocks, first + row)
 
 
 def _to_fp16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:

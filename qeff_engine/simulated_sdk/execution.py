@@ -1,7 +1,8 @@
 """Computes a program's calls with ONNX Runtime and keeps its retained states.
 
-Constants are mapped from the container by the session; states live in two buffers each, between which calls alternate,
-and are rounded to the precision in which the card keeps them wherever a call changed them.
+Constants are mapped from the container by the session, but for MXFP6 ones, which are unpacked first. States live in two
+buffers each, between which calls alternate, and are rounded to the precision in which the card keeps them wherever a
+call changed them.
 """
 
 from __future__ import annotations
@@ -82,10 +83,12 @@ class Execution:
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(container.absolute().parent)
         )
+        graph, self._unpacked = _graph_of(container)
+        settings.add_external_initializers(
+            list(self._unpacked), [onnxruntime.OrtValue.ortvalue_from_numpy(item) for item in self._unpacked.values()]
+        )
         try:
-            self._session = onnxruntime.InferenceSession(
-                _graph_of(container), settings, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
             raise ExecutionFailed(" ".join(str(error).split())) from error
         self._resident: dict[str, Array] = {}
@@ -178,15 +181,24 @@ class Execution:
         return values
 
 
-def _graph_of(container: Path) -> bytes:
-    """The program's graph with its constants at their places in the container."""
+def _graph_of(container: Path) -> tuple[bytes, dict[str, Array]]:
+    """The program's graph with its constants at their places in the container, and its unpacked MXFP6 weights."""
     segments = qpc_container.read_segments(container)
     graph = qpc_container.read_segment(container, segment=segments[qpc_container.NETWORK])
     model = onnx.load_model_from_string(graph)
     start = segments[qpc_container.CONSTANTS].start
+    unpacked: dict[str, Array] = {}
     for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
         external = {entry.key: entry for entry in tensor.external_data}
-        if tensor.data_location == onnx.TensorProto.EXTERNAL and external["location"].value == lowering.LOCATION:
-            external["location"].value = container.name
-            external["offset"].value = str(start + int(external["offset"].value))
-    return bytes(model.SerializeToString())
+        offset, length = start + int(external["offset"].value), int(external["length"].value)
+        axis = external["location"].value.removeprefix(lowering.PACKED_LOCATION.format(axis=""))
+        if axis.isdigit():
+            packed = np.memmap(container, np.uint8, "r", offset=offset, shape=(length,))
+            unpacked[tensor.name] = mx_formats.decode_fp6(packed, dims=tuple(tensor.dims), axis=int(axis))
+            # What ONNX Runtime checks before it takes the unpacked values in place of a file's.
+            external["length"].value = str(unpacked[tensor.name].nbytes)
+        external["location"].value = container.name
+        external["offset"].value = str(offset)
+    return bytes(model.SerializeToString()), unpacked

@@ -1,7 +1,7 @@
 """Turns a model into the program's graph and the list of its constants.
 
 Every floating weight becomes a stored fp16 tensor and a ``Cast`` to fp32, in which the graph computes; a weight of
-matrix products only is stored as MXFP6 values if asked. What is small or not floating stays as it is.
+matrix products only is stored as packed MXFP6 if asked. What is small or not floating stays as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from qeff_engine.simulated_sdk.constants import Constant
 from qeff_engine.simulated_sdk.io_types import FLOATING_ONNX
 from qeff_engine.simulated_sdk.onnx_reading import Weight
 
-LOCATION = "constants.bin"  # of external data in the program's graph: the segment of that name
+# Locations of external data in the program's graph: the segment of that name; the same for weights packed to MXFP6
+# along an axis.
+LOCATION = "constants.bin"
+PACKED_LOCATION = "constants.bin/mxfp6/{axis}"
 _SMALL_BYTES = 1024
 
 
@@ -68,7 +71,6 @@ class Lowering:
         self._kept: list[onnx.TensorProto] = []
         self._end = 0
         self._read_bytes = 0
-        self._packed_bytes_saved = 0
 
     def lower(self) -> Lowered:
         """The program's graph and constants."""
@@ -91,7 +93,7 @@ class Lowering:
         traffic = Traffic(
             weight_bytes=self._read_bytes,
             mx_weights=sum(prod(item.weight.dims) for item in self._constants if item.mx_axis is not None),
-            card_bytes=sum(item.card_bytes for item in self._constants),
+            card_bytes=sum(item.num_bytes for item in self._constants),
         )
         return Lowered(model=self._model, constants=self._constants, traffic=traffic)
 
@@ -151,7 +153,7 @@ class Lowering:
         if plain or captured:
             constant = self._as_float(weight, uses=plain, mx_axis=None, keep_name=captured)
             if captured or not only_lookup:
-                self._read_bytes += constant.card_bytes
+                self._read_bytes += constant.num_bytes
 
     def _as_float(
         self, weight: Weight, *, uses: Sequence[matmul_weights.Use], mx_axis: int | None, keep_name: bool = False
@@ -159,9 +161,11 @@ class Lowering:
         """Store a floating weight as fp16 and give each use the type that it had."""
         suffix = "fp16" if mx_axis is None else f"mxfp6_{mx_axis}"
         stored = f"{weight.name}.{suffix}"
-        constant = self._store(stored, weight=weight, onnx_type=TensorProto.FLOAT16, mx_axis=mx_axis)
+        # Packed weights are unpacked to fp32 when the program is activated.
+        kind = TensorProto.FLOAT16 if mx_axis is None else TensorProto.FLOAT
+        constant = self._store(stored, weight=weight, onnx_type=kind, mx_axis=mx_axis)
         if mx_axis is not None:
-            self._read_bytes += constant.card_bytes
+            self._read_bytes += constant.num_bytes
         made: set[int] = set()
 
         def typed(onnx_type: int) -> str:
@@ -185,7 +189,8 @@ class Lowering:
         self._end = constant.offset + constant.num_bytes
         self._constants.append(constant)
         tensor = TensorProto(name=name, data_type=onnx_type, dims=weight.dims, data_location=TensorProto.EXTERNAL)
-        for key, value in (("location", LOCATION), ("offset", constant.offset), ("length", constant.num_bytes)):
+        location = LOCATION if mx_axis is None else PACKED_LOCATION.format(axis=mx_axis)
+        for key, value in (("location", location), ("offset", constant.offset), ("length", constant.num_bytes)):
             tensor.external_data.add(key=key, value=str(value))
         self._kept.append(tensor)
         return constant

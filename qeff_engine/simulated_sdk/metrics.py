@@ -45,7 +45,6 @@ def constants_table(lowered: Lowered) -> bytes:
             "dims": item.weight.dims,
             "offset": item.offset,
             "bytes": item.num_bytes,
-            "card_bytes": item.card_bytes,
         }
         for item in lowered.constants
     ]

@@ -95,7 +95,7 @@ def test_a_products_weight_is_packed_along_its_reduction_axis(run, tmp_path, for
     np.testing.assert_allclose(got, _X @ (packed if axis == 0 else packed.T), rtol=1e-5, atol=1e-5)
     (record,) = _stored(tmp_path / "qpc").values()
     assert record["form"] == "mxfp6"
-    assert record["card_bytes"] == weight.size * 6.25 / 8
+    assert record["bytes"] == weight.size * 6.25 / 8
 
 
 def test_a_cast_behind_a_bf16_weight_is_part_of_its_form(run, tmp_path):

@@ -120,3 +120,36 @@ def test_blocks_along_a_middle_axis_are_those_of_the_moved_axis():
     values = np.random.default_rng(5).normal(size=(3, 40, 5)).astype(np.float32)
     moved = mx_formats.round_fp6(np.ascontiguousarray(np.moveaxis(values, 1, 2)), axis=2)
     np.testing.assert_array_equal(mx_formats.round_fp6(values, axis=1), np.moveaxis(moved, 2, 1))
+
+
+def _reference_codes(data: bytes) -> list[int]:
+    """Six-bit codes, lowest bits first."""
+    bits = int.from_bytes(data, "little")
+    return [(bits >> (6 * number)) & 63 for number in range(len(data) * 8 // 6)]
+
+
+def test_packed_elements_are_e2m3_codes_and_e8m0_scales():
+    block = np.zeros((1, 32), np.float32)
+    block[0, :5] = [7.5, -0.125, 1.0, -6.5, 0.875]
+    packed, scales = mx_formats.encode_fp6(block * 4, axis=1)
+    assert scales.reshape(-1).tolist() == [127 + 2]
+    # Sign, two bits of exponent, three of mantissa.
+    assert _reference_codes(packed.tobytes())[:5] == [0b0_11_111, 0b1_00_001, 0b0_01_000, 0b1_11_101, 0b0_00_111]
+    assert packed.size + scales.size == 32 * 6.25 / 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st_numpy.arrays(
+        np.float32,
+        st_numpy.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=40),
+        elements=st.one_of(st.floats(-1e6, 1e6, width=32), st.floats(-(2.0**-110), 2.0**-110, width=32)),
+    ),
+    st.integers(0, 2),
+)
+def test_unpacking_gives_the_rounded_values(values, axis):
+    axis %= values.ndim
+    packed, scales = mx_formats.encode_fp6(values, axis=axis)
+    data = np.concatenate([packed.reshape(-1), scales.reshape(-1)])
+    unpacked = mx_formats.decode_fp6(data, dims=values.shape, axis=axis)
+    np.testing.assert_array_equal(unpacked, mx_formats.round_fp6(values, axis=axis))
