@@ -1,15 +1,16 @@
-"""Skips torch's second trace of a program where the first one already is in operators that have a translation.
+"""What ``torch.onnx.export`` need not do again for every graph: list its translations, and trace a second time.
 
-``torch.onnx.export`` runs every program once more, to break up operators. That is a third of an export. Where each
-operator has a translation as it is, and none writes into its inputs, it changes nothing but the time.
+It runs every program once more, to break up operators. That is a third of an export. Where each operator has a
+translation as it is, and none writes into its inputs, it changes nothing but the time.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.onnx._internal.exporter import _decomp, _fx_passes, _registration
 
 _aten = torch.ops.aten
 _CASTS = (_aten.to.dtype, _aten.to.dtype_layout, _aten.to.device, _aten.to.other)
@@ -22,6 +23,20 @@ _ALIASES = {
 _SYMBOLIC = "onnx_symbolic"  # namespace of operators that are nodes already
 
 decompose = _fx_passes.decompose_with_registry
+_from_torchlib = _registration.ONNXRegistry.from_torchlib
+
+
+def registry(opset_version: int) -> Any:
+    """A registry of translations of one's own; a replacement for torch's function of this signature."""
+    own = _registration.ONNXRegistry()
+    own._opset_version = opset_version
+    own.functions = {target: list(found) for target, found in _all_translations(opset_version).items()}
+    return own
+
+
+@functools.cache
+def _all_translations(opset_version: int) -> Any:
+    return _from_torchlib(opset_version=opset_version).functions
 
 
 def decompose_where_needed(program: Any, registry: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.exporter import _fx_passes, _registration
 from transformers.exporters import exporter_onnx
 from transformers.exporters import utils as exporter_utils
 from transformers.integrations import moe
@@ -35,6 +35,7 @@ def prepared() -> Iterator[None]:
     level = logger.level
     changes = [
         (_fx_passes, "decompose_with_registry", decomposing.decompose_where_needed),
+        (_registration.ONNXRegistry, "from_torchlib", staticmethod(decomposing.registry)),
         # Its own operator for grouped products has shapes for every type; torch's has them for bfloat16 alone.
         (moe, "_can_use_grouped_mm", lambda *args: False),
     ]
