@@ -9,21 +9,11 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 
 from farm import settings as farm_settings
 from farm.artifacts import Store
 from farm.states import DONE, JobState
 from tests.acceptance.running_farm import kill, running_farm
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, made in a process of its own: this one needs no torch."""
-    directory = tmp_path_factory.mktemp("model") / "tiny-llama"
-    program = "import sys, pathlib; from tests import tiny; tiny.save_model(pathlib.Path(sys.argv[1]), 'llama')"
-    subprocess.run([sys.executable, "-c", program, directory], check=True, capture_output=True)
-    return directory
 
 
 def test_a_model_runs_on_three_widths_and_a_killed_stage_changes_nothing(tmp_path: Path, model: Path) -> None:
