@@ -19,19 +19,24 @@ from typing import Any
 
 from workers.groups import Group
 
-# Not onnxruntime: it starts a thread when it is imported. What a stage needs beyond these it imports itself.
+# Not onnxruntime: it starts a thread when it is imported. What a stage needs beyond these it imports itself. A module
+# that does not exist is passed over, as the last two might be after an upgrade: they hold what torch imports to export.
 PRELOAD = (
     "psutil",
     "torch",
     "transformers",
     "transformers.modeling_utils",
-    "onnx",
-    "onnx_ir",
-    "onnxscript",
-    "qeff_engine.pipeline",
     "workers.stage_process",
+    "qeff_engine.pipeline",
+    "qeff_engine.stages.resolve",
+    "qeff_engine.stages.quantize",
+    "qeff_engine.stages.export",
+    "qeff_engine.stages.compile",
+    "qeff_engine.stages.run",
+    "qeff_engine.transforms.decoder",
+    "torch.export._trace",
+    "onnxscript.function_libs.torch_lib.ops",
 )
-
 
 _SERVER_LOST = 255  # multiprocessing's exit code of a child whose fork server was killed; the child may still run
 
