@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from math import prod
@@ -20,6 +19,7 @@ from qeff_engine.simulated_sdk import (
     onnx_reading,
     output_shapes,
     qpc_container,
+    quantized_products,
     sentinels,
     shapes,
     side_files,
@@ -53,18 +53,18 @@ def compile_program(options: Options, *, version: str) -> None:
         custom_io = side_files.read_custom_io(options.custom_io) if options.custom_io else {}
         print("Compile started ...............", flush=True)
         print(f"Compiling model with {'FP16' if options.convert_to_fp16 else 'FP32'} precision.", flush=True)
+        quantized_products.expand(model, weights=weights)
         static = StaticValues(model)
         graph_checks.check(model, static=static)
         static_shapes = [_shape(model, symbols=symbols, options=options) for symbols in specializations]
         inputs, outputs = bindings.make(
             model, shapes=static_shapes, custom_io=custom_io, retained=options.retained_state
         )
-        expanded = lowering.quantized_elements(model)
         sentinels.apply(model, static=static)
         lowered = lowering.Lowering(
             model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul
         ).lower()
-        traffic = _with_expanded(lowered.traffic, elements=expanded, mxfp6=options.mxfp6_matmul)
+        traffic = lowered.traffic
         network = Network(
             name=options.model.stem,
             sdk_version=version,
@@ -112,19 +112,6 @@ def _shape(model: onnx.ModelProto, *, symbols: Mapping[str, int], options: Optio
 
 def _states(inputs: tuple[Binding, ...]) -> tuple[Binding, ...]:
     return tuple(binding for binding in inputs if binding.state_of)
-
-
-def _with_expanded(traffic: lowering.Traffic, *, elements: int, mxfp6: bool) -> lowering.Traffic:
-    """The traffic when the card has expanded 4-bit weights to fp16, and to MXFP6 if asked, as it does."""
-    if not elements:
-        return traffic
-    expanded_bytes = round(elements * (lowering.MX_BYTES if mxfp6 else _FP16_BYTES))
-    return dataclasses.replace(
-        traffic,
-        weight_bytes=traffic.weight_bytes + expanded_bytes,
-        mx_weights=traffic.mx_weights + (elements if mxfp6 else 0),
-        card_bytes=traffic.card_bytes + expanded_bytes,
-    )
 
 
 def _state_bytes(states: tuple[Binding, ...]) -> int:

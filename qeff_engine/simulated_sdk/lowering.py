@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qeff_engine.simulated_sdk import constants, graph_walk, matmul_weights, mx_formats
+from qeff_engine.simulated_sdk import constants, graph_walk, matmul_weights
 from qeff_engine.simulated_sdk.constants import Constant
 from qeff_engine.simulated_sdk.io_types import FLOATING_ONNX
 from qeff_engine.simulated_sdk.onnx_reading import Weight
@@ -202,16 +202,3 @@ class Lowering:
             raw = constants.rounded_to_fp16(np.frombuffer(raw, "<f4")).tobytes()
         self._kept.append(TensorProto(name=tensor.name, data_type=weight.onnx_type, dims=weight.dims, raw_data=raw))
         self._read_bytes += weight.num_bytes
-
-
-def quantized_elements(model: onnx.ModelProto) -> int:
-    """Elements of all 4-bit weights (``MatMulNBits``) that a call multiplies, functions counted per call."""
-    flat = onnx.inliner.inline_local_functions(model) if model.functions else model
-    return sum(
-        graph_walk.int_attribute(node, "K", default=0) * graph_walk.int_attribute(node, "N", default=0)
-        for node in flat.graph.node
-        if node.domain == "com.microsoft" and node.op_type == "MatMulNBits"
-    )
-
-
-MX_BYTES = mx_formats.FP6_BITS / 8

@@ -8,7 +8,6 @@ from math import prod
 
 import onnx
 import onnx.inliner
-from onnx import TensorProto, helper
 
 from qeff_engine.simulated_sdk import graph_walk
 from qeff_engine.simulated_sdk.refusal import model_refusal
@@ -45,7 +44,6 @@ def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int]) -> StaticS
     for item in fixed.graph.output:
         _substitute(item, symbols=symbols)
     flat = onnx.inliner.inline_local_functions(fixed) if fixed.functions else fixed
-    _explain_quantized(flat)
     try:
         known = Propagation(flat, inputs={item.name: item.type for item in flat.graph.input})
     except BadNode as error:
@@ -103,17 +101,6 @@ def _substitute(item: onnx.ValueInfoProto, *, symbols: Mapping[str, int]) -> lis
         else:
             missing.append(dim.dim_param or f"#{number}")
     return missing
-
-
-def _explain_quantized(flat: onnx.ModelProto) -> None:
-    """Replace products with packed weights by plain ones of the same shapes, which inference understands."""
-    for number, node in enumerate(flat.graph.node):
-        if node.domain == "com.microsoft" and node.op_type == "MatMulNBits":
-            dims = [graph_walk.int_attribute(node, name, default=0) for name in ("K", "N")]
-            weight = f"__expanded_{number}"
-            flat.graph.input.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, dims))
-            plain = helper.make_node("MatMul", [node.input[0], weight], list(node.output), name=node.name)
-            flat.graph.node[number].CopyFrom(plain)
 
 
 def _flops(node: onnx.NodeProto, *, known: Propagation) -> int | None:
