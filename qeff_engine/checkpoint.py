@@ -194,7 +194,7 @@ def weight_files(directory: Path) -> list[str]:
         return [WEIGHTS_NAME]
     if not (directory / INDEX_NAME).is_file():
         raise _no_weights(directory)
-    shards = sorted(set(_weight_map(directory).values()))
+    shards = sorted(set(weight_map(directory).values()))
     missing = [name for name in shards if not (directory / name).is_file()]
     if missing:
         raise InvalidInput(
@@ -216,7 +216,7 @@ def safetensors_index(directory: Path) -> dict[str, TensorPlace]:
         if name != INDEX_NAME:
             index.update(safetensors_header.read(directory / name))
     if INDEX_NAME in names:
-        for tensor, shard in _weight_map(directory).items():
+        for tensor, shard in weight_map(directory).items():
             if tensor not in index or index[tensor].file != shard:
                 raise InvalidInput(
                     f"{INDEX_NAME} says that {shard} has the tensor {tensor}, but it does not.",
@@ -274,15 +274,20 @@ def _json_object(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
+def weight_map(directory: Path) -> dict[str, str]:
+    """The shard of each tensor, as the index of a directory says.
+
+    Raises:
+        InvalidInput: the index is damaged.
+    """
     path = directory / INDEX_NAME
-    weight_map = _json_object(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    found = _json_object(path).get("weight_map")
+    if not isinstance(found, dict) or not found:
         raise InvalidInput(f"{path} has no weight_map, expected one.", advice="Fetch the file again.")
-    for name in weight_map.values():
+    for name in found.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise InvalidInput(f"{path} names the shard {name!r}, expected a file beside it.")
-    return weight_map
+    return found
 
 
 def _no_config_advice(directory: Path) -> str:
