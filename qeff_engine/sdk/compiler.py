@@ -6,16 +6,21 @@ import dataclasses
 import os
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
+
+import psutil
 
 from qeff_engine import events
 from qeff_engine.errors import Infrastructure
 from qeff_engine.program import BINARY
 from qeff_engine.sdk.compiler_failures import Outcome, failure
+
+_SAMPLE_S = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class CompileCost:
     Attributes:
         wall_s: from start to end.
         cpu_s: user and system time of the compiler and its children.
-        peak_rss_bytes: of the compiler or its largest child.
+        peak_rss_bytes: of the compiler or its largest child, looked at every :data:`_SAMPLE_S`.
         program_bytes: size of the program's directory.
     """
 
@@ -57,7 +62,7 @@ def compile_program(
     log.write(f"$ {shlex.join(command)}\n")
     start_s = time.monotonic()
     lines: list[str] = []
-    with _started(command, work=work) as process:
+    with _started(command, work=work) as process, _PeakMemory(process.pid) as peak:
         assert process.stdout is not None
         for raw_line in process.stdout:
             line = raw_line.rstrip()
@@ -82,9 +87,43 @@ def compile_program(
     return CompileCost(
         wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_rss_bytes=usage.ru_maxrss * 1024,
+        peak_rss_bytes=peak.rss_bytes,
         program_bytes=sum(path.stat().st_size for path in program.rglob("*") if path.is_file()),
     )
+
+
+class _PeakMemory:
+    """The largest resident size that a process or one of its children has been seen with, while this is entered.
+
+    Not the kernel's own peak (``ru_maxrss``): Linux counts the parent's memory into it, which a child shares between
+    its fork and its exec, and a stage process with torch imported is larger than many a compiler.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.rss_bytes = 0
+        self._process = psutil.Process(pid)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> _PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            with suppress(psutil.Error):
+                for process in (self._process, *self._process.children(recursive=True)):
+                    self._look(process)
+            if self._over.wait(_SAMPLE_S):
+                return
+
+    def _look(self, process: psutil.Process) -> None:
+        with suppress(psutil.Error):
+            self.rss_bytes = max(self.rss_bytes, process.memory_info().rss)
 
 
 @contextmanager

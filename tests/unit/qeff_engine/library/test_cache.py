@@ -2,12 +2,12 @@ import multiprocessing
 import os
 import types
 
-import counting_stage
 import pytest
 
 from qeff_engine import pipeline, spec, stage
 from qeff_engine.errors import CompilerError, Infrastructure
 from qeff_engine.library import cache
+from tests.unit.qeff_engine.library import counting_stage
 
 COMPILE = spec.CompileSpec(num_cores=8)
 
