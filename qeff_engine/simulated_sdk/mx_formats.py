@@ -92,7 +92,7 @@ def decode_fp6(data: Bytes, *, dims: Sequence[int], axis: int) -> Float32:
     values = _VALUE_OF_CODE[codes].reshape(outer, num_blocks, BLOCK, inner)
     exponents = data[num_packed:].reshape(outer, num_blocks, 1, inner).astype(np.int32) - _SCALE_BIAS
     values *= np.ldexp(np.float32(1), exponents)
-    return values.reshape(outer, num_blocks * BLOCK, inner)[:, :length].reshape(dims)
+    return np.ascontiguousarray(values.reshape(outer, num_blocks * BLOCK, inner)[:, :length].reshape(dims))
 
 
 def _round(values: Float32, *, axis: int, emax: int, largest: float, floats: bool) -> Float32:

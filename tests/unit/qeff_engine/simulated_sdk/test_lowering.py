@@ -98,6 +98,25 @@ def test_a_products_weight_is_packed_along_its_reduction_axis(run, tmp_path, for
     assert record["bytes"] == weight.size * 6.25 / 8
 
 
+@pytest.mark.parametrize("form", ["plain", "transposed"])
+def test_a_last_block_that_is_not_full_is_packed_too(tmp_path, compile_in, runtime, form):
+    nodes, weight, _, axis = _PRODUCTS[form]
+    weight = np.ascontiguousarray(weight[:40] if axis == 0 else weight[:, :40])
+    graph = graphs.model(
+        nodes,
+        inputs={"x": (TensorProto.FLOAT, [3, 40])},
+        outputs={"y": (TensorProto.FLOAT, [3, 48])},
+        weights={"w": weight},
+    )
+    assert compile_in(graphs.save(graph, tmp_path), "-convert-to-fp16", "-mxfp6-matmul") == 0
+    client = graphs.Client(*runtime, program=tmp_path / "qpc")
+    assert client.activate() == 0
+    x = np.ascontiguousarray(_X[:, :40])
+    got = client.call(client.exec_object(), {"x": x}, outputs={"y": np.zeros((3, 48), np.float32)})["y"]
+    packed = mx_formats.round_fp6(weight, axis=axis)
+    np.testing.assert_allclose(got, x @ (packed if axis == 0 else packed.T), rtol=1e-5, atol=1e-5)
+
+
 def test_a_cast_behind_a_bf16_weight_is_part_of_its_form(run, tmp_path):
     nodes = [
         helper.make_node("Cast", ["w"], ["w32"], to=TensorProto.FLOAT),
