@@ -31,6 +31,7 @@ class Output:
     def talk(self, text: str) -> None:
         """Say something that is not data."""
         if not self._quiet_talk:
+            sys.stdout.flush()  # where both go to one file, they stand in the order of what happened
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
