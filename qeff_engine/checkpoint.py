@@ -94,7 +94,7 @@ def inspect(source: str, *, revision: str | None = None) -> Source:
         Unsupported: it is a split GGUF file.
     """
     path = Path(source).expanduser()
-    exists = _exists(path)
+    exists = bool(source) and _exists(path)
     if not exists and not _looks_like_path(source):
         _require_hub_id(source)
         return Source(kind="hub", location=source, revision=revision)
