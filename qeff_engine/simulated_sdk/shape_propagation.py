@@ -7,6 +7,7 @@ asked of ONNX's own inference for that node with those integers as data. So ``Re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -238,8 +239,8 @@ _COMPUTED: dict[str, Callable[[onnx.NodeProto, _Values], Array]] = {
     "Greater": _elementwise(np.greater),
     "Identity": _elementwise(np.positive),
     "Less": _elementwise(np.less),
-    "Max": lambda _, values: np.asarray(np.maximum.reduce(values)),
-    "Min": lambda _, values: np.asarray(np.minimum.reduce(values)),
+    "Max": lambda _, values: np.asarray(functools.reduce(np.maximum, values)),
+    "Min": lambda _, values: np.asarray(functools.reduce(np.minimum, values)),
     "Mul": _elementwise(np.multiply),
     "Neg": _elementwise(np.negative),
     "Range": _range,
