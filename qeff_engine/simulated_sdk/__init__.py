@@ -4,16 +4,16 @@ It takes the real tools' command lines, prints and fails like them, computes a p
 predicts its time. In reading order:
 
 * ``install`` makes the directory; ``devices`` says what is in it, ``occupancy`` what of it is taken.
-* ``compiler_cli``, ``options``, ``side_files``, ``refusal``: the command line and its refusals. ``compiler``: the steps,
-  in ``onnx_reading``, ``quantized_products``, ``static_values``, ``graph_checks``, ``shapes``, ``bindings``,
+* ``compiler_cli``, ``options``, ``side_files``, ``refusal``: the command line and its refusals. ``compiler``: its
+  steps, in ``onnx_reading``, ``quantized_products``, ``static_values``, ``graph_checks``, ``shapes``, ``bindings``,
   ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``, ``qpc_container``.
 * ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``cost_model``
   predicts, ``mx_formats`` rounds.
 * ``util_cli``, ``version_cli``, ``qpc_cli``: the other tools.
 
 What differs from a card: weights are stored as the card stores them (fp16, MXFP6) and retained states too (fp16,
-MXINT8), but arithmetic is fp32 where the card computes in fp16. Calls run one after another, so the simulated clock adds
-up also what several activations would do at once. All of a program's memory is taken at activation, none at load. A
-program sliced over several devices computes as one and only its predicted time differs. Not simulated: quantization
+MXINT8), but arithmetic is fp32 where the card computes in fp16. Calls run one after another, so the simulated clock
+adds up also what several activations would do at once. All of a program's memory is taken at activation, none at load.
+A program sliced over several devices computes as one and only its predicted time differs. Not simulated: quantization
 profiles, pipelines over devices, other targets than AI 100, profiling output, resets and failures of devices.
 """

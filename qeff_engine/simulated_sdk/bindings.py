@@ -33,20 +33,20 @@ def make(
     """
     inputs, outputs = graph_inputs(model), list(model.graph.output)
     types = {item.name: item.type.tensor_type.elem_type for item in (*inputs, *outputs)}
-    shown = {item.name: _shown(item.name) for item in outputs}
-    names = types.keys() | set(shown.values())
-    unknown = [name for name in custom_io if name not in names and _shown(name) not in names]
+    known = types.keys() | {_shown(name) for name in types}
+    unknown = [name for name in custom_io if name not in known and _shown(name) not in known]
     if unknown:
         raise input_refusal(f"Custom IO list: the model has no input or output '{unknown[0]}'.")
     precisions = {_shown(name): precision for name, precision in custom_io.items()}
-    states = {_state(name): name for name in types if retained and _state(name) in types} if retained else {}
+    states = {_state(item.name) for item in outputs if _state(item.name) in types} if retained else set()
 
-    def binding(name: str, *, state_of: str, all_dims: list[tuple[int, ...]]) -> Binding:
+    def binding(name: str, *, state: str, all_dims: list[tuple[int, ...]]) -> Binding:
+        state_of = state if state in states else ""
         io_type = _io_type(name, onnx_type=types[name], precision=precisions.get(_shown(name)))
         if io_type is MXINT8 and not state_of:
             raise input_refusal(f"Custom IO list: mxint8 for '{name}' is supported for retained states only.")
         return Binding(
-            name=shown.get(name, name),
+            name=_shown(name),
             graph_name=name,
             io_type=io_type,
             graph_type=BY_ONNX[types[name]],
@@ -54,23 +54,13 @@ def make(
             state_of=state_of,
         )
 
+    input_dims = {item.name: [shape.inputs[item.name] for shape in shapes] for item in inputs}
+    output_dims = {
+        item.name: [dims for shape in shapes if (dims := shape.outputs[item.name]) is not None] for item in outputs
+    }
     return (
-        tuple(
-            binding(
-                item.name,
-                state_of=item.name if item.name in states else "",
-                all_dims=[shape.inputs[item.name] for shape in shapes],
-            )
-            for item in inputs
-        ),
-        tuple(
-            binding(
-                item.name,
-                state_of=_state(item.name) if _state(item.name) in states else "",
-                all_dims=[dims for shape in shapes if (dims := shape.outputs[item.name]) is not None],
-            )
-            for item in outputs
-        ),
+        tuple(binding(name, state=name, all_dims=dims) for name, dims in input_dims.items()),
+        tuple(binding(name, state=_state(name), all_dims=dims) for name, dims in output_dims.items()),
     )
 
 

@@ -44,40 +44,7 @@ def compile_program(options: Options, *, version: str) -> None:
     print(f"Reading ONNX Model from {options.model}", flush=True)
     _make_directory(options.binary_dir)
     try:
-        model = onnx_reading.load_model(options.model)
-        weights = onnx_reading.weights_of(model, directory=options.model.parent)
-        specializations = _specializations(options, version=version)
-        num_devices = 1
-        if options.partition is not None:
-            num_devices = side_files.read_num_devices(options.partition, num_cores=options.num_cores)
-        custom_io = side_files.read_custom_io(options.custom_io) if options.custom_io else {}
-        print("Compile started ...............", flush=True)
-        print(f"Compiling model with {'FP16' if options.convert_to_fp16 else 'FP32'} precision.", flush=True)
-        quantized_products.expand(model, weights=weights)
-        static = StaticValues(model)
-        graph_checks.check(model, static=static)
-        static_shapes = [_shape(model, symbols=symbols, options=options) for symbols in specializations]
-        inputs, outputs = bindings.make(
-            model, shapes=static_shapes, custom_io=custom_io, retained=options.retained_state
-        )
-        sentinels.apply(model, static=static)
-        lowered = lowering.Lowering(
-            model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul
-        ).lower()
-        traffic = lowered.traffic
-        network = Network(
-            name=options.model.stem,
-            sdk_version=version,
-            inputs=inputs,
-            outputs=outputs,
-            specialized=options.specializations is not None,
-            num_cores=options.num_cores,
-            num_devices=num_devices,
-            works=tuple(_work(shape, traffic=traffic, states=_states(inputs)) for shape in static_shapes),
-            dram_bytes=_dram_bytes(inputs, outputs, traffic=traffic),
-            constants_bytes=traffic.card_bytes,
-            round_states_to_fp16=options.convert_to_fp16,
-        )
+        lowered, network = _translate(options, version=version)
         _write(options.binary_dir, lowered=lowered, network=network)
     except BaseException:
         options.binary_dir.rmdir()
@@ -85,6 +52,42 @@ def compile_program(options: Options, *, version: str) -> None:
     if options.aic_perf_metrics:
         metrics.print_metrics(network, lowered=lowered)
     print(f"Generated binary is present at {options.binary_dir}", flush=True)
+
+
+def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Network]:
+    """The program's graph, constants and description; weights are not read yet."""
+    model = onnx_reading.load_model(options.model)
+    weights = onnx_reading.weights_of(model, directory=options.model.parent)
+    specializations = _specializations(options, version=version)
+    num_devices = 1
+    if options.partition is not None:
+        num_devices = side_files.read_num_devices(options.partition, num_cores=options.num_cores)
+    custom_io = side_files.read_custom_io(options.custom_io) if options.custom_io else {}
+    print("Compile started ...............", flush=True)
+    print(f"Compiling model with {'FP16' if options.convert_to_fp16 else 'FP32'} precision.", flush=True)
+    quantized_products.expand(model, weights=weights)
+    static = StaticValues(model)
+    graph_checks.check(model, static=static)
+    static_shapes = [_shape(model, symbols=symbols, options=options) for symbols in specializations]
+    inputs, outputs = bindings.make(model, shapes=static_shapes, custom_io=custom_io, retained=options.retained_state)
+    sentinels.apply(model, static=static)
+    lowered = lowering.Lowering(
+        model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul
+    ).lower()
+    network = Network(
+        name=options.model.stem,
+        sdk_version=version,
+        inputs=inputs,
+        outputs=outputs,
+        specialized=options.specializations is not None,
+        num_cores=options.num_cores,
+        num_devices=num_devices,
+        works=tuple(_work(shape, traffic=lowered.traffic, states=_states(inputs)) for shape in static_shapes),
+        dram_bytes=_dram_bytes(inputs, outputs, traffic=lowered.traffic),
+        constants_bytes=lowered.traffic.card_bytes,
+        round_states_to_fp16=options.convert_to_fp16,
+    )
+    return lowered, network
 
 
 def _make_directory(path: Path) -> None:

@@ -316,3 +316,13 @@ def test_a_partition_that_does_not_fit_is_refused(decoder, compile_in, capsys, d
 def test_help_is_not_an_error(simulated_sdk_root, capsys):
     assert compiler_cli.main(["-h"], root=simulated_sdk_root) == 0
     assert "-aic-num-cores" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(decoder, compile_in, capsys, monkeypatch):
+    def full(file, *, constants, start):
+        file.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qeff_engine.simulated_sdk.constants.write", full)
+    text = _refused(compile_in, capsys, decoder)
+    assert text == f"QAIC_ERROR: Unable to write {decoder.parent}/qpc/programqpc.bin. Err=No space left on device\n"
