@@ -11,11 +11,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from qeff_engine.errors import InvalidInput
+from qeff_engine import files
 
 FILE_NAME = "export.json"
 FORMAT = 1
@@ -96,8 +95,7 @@ class ExportedModel:
 
     def save(self, directory: Path) -> None:
         """Write ``export.json`` into ``directory``."""
-        fields = {"format": FORMAT, **dataclasses.asdict(self)}
-        (directory / FILE_NAME).write_text(json.dumps(fields, indent=1, sort_keys=False) + "\n")
+        files.save_description(directory, FILE_NAME, version=FORMAT, fields=dataclasses.asdict(self))
 
 
 def load(directory: Path) -> ExportedModel:
@@ -106,15 +104,9 @@ def load(directory: Path) -> ExportedModel:
     Raises:
         InvalidInput: there is none, or it has another format.
     """
-    path = directory / FILE_NAME
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"{directory} is not an exported model: {error}.", advice="Export the model first."
-        ) from error
-    if fields.pop("format", None) != FORMAT:
-        raise InvalidInput(f"{path} has another format, expected {FORMAT}.", advice="Export the model again.")
+    fields = files.load_description(
+        directory, FILE_NAME, version=FORMAT, what="an exported model", advice="Export the model first."
+    )
     components = {name: _component(item) for name, item in fields.pop("components").items()}
     return ExportedModel(components=components, eos_token_ids=tuple(fields.pop("eos_token_ids")), **fields)
 

@@ -13,12 +13,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from qeff_engine import spec
-from qeff_engine.errors import InvalidInput
+from qeff_engine import files, spec
 
 FILE_NAME = "program.json"
 FORMAT = 1
@@ -45,8 +43,7 @@ class Program:
 
     def save(self, directory: Path) -> None:
         """Write ``program.json`` into ``directory``."""
-        fields = {"format": FORMAT, **dataclasses.asdict(self)}
-        (directory / FILE_NAME).write_text(json.dumps(fields, indent=1) + "\n")
+        files.save_description(directory, FILE_NAME, version=FORMAT, fields=dataclasses.asdict(self))
 
 
 def load(directory: Path) -> Program:
@@ -55,13 +52,7 @@ def load(directory: Path) -> Program:
     Raises:
         InvalidInput: there is none, or it has another format.
     """
-    path = directory / FILE_NAME
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"{directory} is not a compiled program: {error}.", advice="Compile the model first."
-        ) from error
-    if fields.pop("format", None) != FORMAT:
-        raise InvalidInput(f"{path} has another format, expected {FORMAT}.", advice="Compile the model again.")
+    fields = files.load_description(
+        directory, FILE_NAME, version=FORMAT, what="a compiled program", advice="Compile the model first."
+    )
     return Program(compile_spec=spec.CompileSpec.from_json(fields.pop("compile_spec")), **fields)
