@@ -16,11 +16,10 @@ from transformers.exporters import exporter_onnx
 from transformers.exporters import utils as exporter_utils
 from transformers.integrations import moe
 
-from qeff_engine import exported
+from qeff_engine import exported, patching
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import decomposing, folding
 from qeff_engine.onnx_graph.functions import OPSET
-from qeff_engine.transforms import patching
 
 # Sizes of symbolic axes while tracing: no two alike, so that torch cannot take them for one, and none is 0 or 1.
 SIZES = {"batch_size": 2, "seq_len": 6, "ctx_len": 20}

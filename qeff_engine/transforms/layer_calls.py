@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from transformers.cache_utils import Cache
 
-from qeff_engine.transforms import patching
+from qeff_engine import patching
 from qeff_engine.transforms.cache import LayerLayout
 from qeff_engine.transforms.weightless import fake_weights, is_fake
 

@@ -17,9 +17,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from transformers.cache_utils import Cache
 
-from qeff_engine import exported
+from qeff_engine import exported, patching
 from qeff_engine.onnx_graph import binding, tracing
-from qeff_engine.transforms import patching
 from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import Kind, NoFit
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qeff_engine.transforms import patching
+from qeff_engine import patching
 
 RMS_NORM = "com.qti.aisw.onnx::CustomRMSNorm"
 _CLASS_NAMES = re.compile(r"RMSNorm|RmsNorm|T5LayerNorm")
