@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+_LOOK_S = 0.5
+
 
 def model_path() -> pathlib.Path:
     """SmolLM2-135M-Instruct in the package that ships it; the package itself is not imported."""
@@ -20,15 +22,35 @@ def model_path() -> pathlib.Path:
     return next(pathlib.Path(found.origin).parent.glob("*.gguf"))
 
 
-def farm(home: pathlib.Path, *arguments: str) -> int:
-    """Run a ``farm`` command, shown as a user would type it."""
-    print(f"\n$ farm {' '.join(arguments)}", file=sys.stderr, flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "farm", "--home", str(home), *arguments])
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the command as well: let it end by itself
-            continue
+class Demo:
+    """The commands, one after another, and whether somebody asked to stop."""
+
+    def __init__(self, home: pathlib.Path) -> None:
+        self._home = home
+        self.interrupted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.interrupted = True
+
+    def farm(self, *arguments: str, may_be_interrupted: bool = True) -> int:
+        """Run a ``farm`` command, shown as a user would type it, and return its exit code."""
+        print(f"\n$ farm {' '.join(arguments)}", file=sys.stderr, flush=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "farm", "--home", str(self._home), *arguments],
+            # A second Ctrl-C shall not reach the command that stops the farm.
+            start_new_session=not may_be_interrupted,
+        )
+        told = False
+        while True:
+            try:
+                return process.wait(_LOOK_S)
+            except subprocess.TimeoutExpired:
+                # A terminal sends Ctrl-C to the command as well; `kill` does not.
+                if self.interrupted and may_be_interrupted and not told:
+                    process.send_signal(signal.SIGINT)
+                    told = True
 
 
 def main() -> int:
@@ -37,27 +59,18 @@ def main() -> int:
     parser.add_argument("--home", type=pathlib.Path, required=True)
     parser.add_argument("--cores", default="8,14,16")
     options = parser.parse_args()
-    home = options.home.absolute()
     start_s = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    interrupted = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, note)
-    code = farm(home, "up", "--devices", "ultra:1,standard:1")
-    try:
-        if code == 0 and not interrupted:
-            code = farm(
-                home, "submit", "--model", str(model_path()), "--cores", options.cores, "--name", "demo", "--wait"
-            )
-    finally:
-        stop_code = farm(home, "down")
+    demo = Demo(options.home.absolute())
+    code = demo.farm("up", "--devices", "ultra:1,standard:1")
+    if code == 0 and not demo.interrupted:
+        sweep = ["--model", str(model_path()), "--cores", options.cores, "--name", "demo"]
+        code = demo.farm("submit", *sweep, "--wait")
+    stop_code = demo.farm("down", may_be_interrupted=False)
+    if demo.interrupted:
+        print("\nDemo interrupted; the farm is stopped.", file=sys.stderr)
+        return 130
     print(f"\nDemo finished in {time.monotonic() - start_s:.0f} s.", file=sys.stderr)
-    return 130 if interrupted else code or stop_code
+    return code or stop_code
 
 
 if __name__ == "__main__":
