@@ -55,6 +55,18 @@ def prepared() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def untraceable_is_unsupported(name: str) -> Iterator[None]:
+    """Turn whatever torch or a model says of shapes that it cannot follow into :class:`Unsupported`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
+        raise Unsupported(
+            f"{name} cannot be traced: {_root_cause(error)}",
+            advice="This architecture needs more than the generic export does.",
+        ) from error
+
+
 def sizes_of(inputs: Mapping[str, exported.Tensor], *, variant: int = 0) -> dict[str, int]:
     """A size for each symbol of the inputs; another ``variant`` gives another size to each."""
     symbols = dict.fromkeys(axis for tensor in inputs.values() for axis in tensor.shape if isinstance(axis, str))
@@ -89,7 +101,7 @@ def trace(
     Raises:
         Unsupported: torch cannot trace the module, or the graph has an operator without translation.
     """
-    try:
+    with untraceable_is_unsupported(type(module).__name__):
         program = torch.export.export(
             module,
             arguments,
@@ -108,11 +120,6 @@ def trace(
             custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE,
             verbose=False,
         )
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError, AttributeError) as error:
-        raise Unsupported(
-            f"{type(module).__name__} cannot be traced: {_root_cause(error)}",
-            advice="This architecture needs an entry of its own in qeff_engine/architectures.",
-        ) from error
     assert found is not None
     exporter_onnx.apply_onnx_ir_fixes(found)
     folding.fold(found.model)

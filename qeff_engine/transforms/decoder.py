@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import DummyLayer
 
-from qeff_engine import exported
+from qeff_engine import exported, patching
+from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import binding, functions, tracing
 from qeff_engine.transforms import layer_calls, layer_functions, layout, masks, norms
 from qeff_engine.transforms.cache import LayerLayout, RetainedCache, RetainedLayer
@@ -88,7 +89,7 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
         decoder = Decoder(weightless.module, layouts=layouts, extension=extension).eval()
         try:
             model, number = _with_functions(decoder, weightless)
-        except NoFit as error:
+        except (NoFit, Unsupported) as error:
             why = str(error)
             model = _plain(decoder, weightless)
     inputs, outputs = decoder.inputs, {**decoder.outputs(_width(weightless)), **decoder.retained_outputs}
@@ -303,7 +304,7 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
     calls: list[layer_calls.Recording] = []
     layers = layer_calls.find_layers(weightless.module, layouts=decoder.layouts)
     for variant in (0, 1):
-        with weightless.fake_mode:
+        with weightless.fake_mode, tracing.untraceable_is_unsupported(type(weightless.module).__name__):
             made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs, variant=variant))
             arguments = decoder_arguments(decoder, made, states=list(decoder.states))
             calls.append(layer_calls.record(lambda args=arguments: decoder(*args), layers=layers))  # type: ignore[misc]
@@ -312,8 +313,8 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
     first = next(iter(decoder.states))
     with weightless.fake_mode:
         made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs))
-    decoder.shares_one_state = True
-    with layer_functions.as_calls(layers, kinds=kinds):
+    as_one = patching.attributes([(decoder, "shares_one_state", True)])
+    with as_one, layer_functions.as_calls(layers, kinds=kinds):
         model = tracing.trace(
             decoder,
             decoder_arguments(decoder, made, states=[first]),
@@ -323,7 +324,6 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
             input_names=[*TOKEN_INPUTS, *decoder.extra_inputs, first],
             output_names=list(decoder.outputs(0)),
         )
-    decoder.shares_one_state = False
     binding.rename(model, names=weightless.names(decoder))
     bodies.call_from(model, layers=layers, states=decoder.states, weightless=weightless)
     return model, len(bodies.functions)

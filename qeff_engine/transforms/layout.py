@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import DummyLayer, DynamicCache
 
 from qeff_engine.errors import Unsupported
+from qeff_engine.onnx_graph import tracing
 from qeff_engine.transforms import layer_calls
 from qeff_engine.transforms.cache import LayerLayout
 from qeff_engine.transforms.weightless import WeightlessModel
@@ -37,7 +38,7 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
         ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
 
     def run() -> None:
-        with weightless.fake_mode:
+        with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
             model(input_ids=ids, past_key_values=cache, use_cache=True)
 
     try:
