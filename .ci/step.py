@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 
+INTERRUPTED = 130  # as a shell says it
 _REDRAW_S = 0.5
 _REPEAT_S = 30.0
 _TAIL_LINES = 25
@@ -65,13 +66,15 @@ def main(arguments: list[str]) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-            code = 130
+            code = INTERRUPTED
         finally:
             finished.set()
             watcher.join()
     elapsed_s = time.monotonic() - start_s
     if code == 0:
         print(f"{title}: done in {elapsed_s:.0f} s", file=sys.stderr)
+    elif code == INTERRUPTED:
+        print(f"{title}: interrupted after {elapsed_s:.0f} s", file=sys.stderr)
     else:
         tail = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         print(
