@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm.models import attempts, core_leases, jobs, nodes
+from farm.models import attempts, core_leases, jobs, nodes, outbox
 from farm.states import JobState
 
 Key = tuple[int, int]  # job, attempt
@@ -59,6 +59,20 @@ def estate(connection: sa.Connection, *, node_id: int) -> Estate:
         draining=_keys(connection, draining),
         queued=_keys(connection, queued),
     )
+
+
+def sent_to(connection: sa.Connection, *, queue: str) -> frozenset[Key]:
+    """Queued jobs whose message the broker has, or had: what a node of ``queue`` should hear of."""
+    rows = connection.execute(
+        sa.select(jobs.c.id, jobs.c.attempt)
+        .join(nodes, nodes.c.id == jobs.c.node_id)
+        .where(
+            jobs.c.state == str(JobState.QUEUED),
+            nodes.c.queue == queue,
+            jobs.c.id.not_in(sa.select(outbox.c.job_id)),
+        )
+    )
+    return frozenset((row[0], row[1]) for row in rows)
 
 
 def _keys(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Key, ...]:

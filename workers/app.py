@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.exceptions import SecurityWarning
+from celery.worker.request import Request
+from kombu import Queue
 
 from farm import wire
 
@@ -21,11 +24,11 @@ def make(broker_url: str, *, queue: str) -> Celery:
         result_serializer="json",
         task_ignore_result=True,
         task_default_queue=queue,
-        # A node takes what it can begin at once. A message is done when its attempt is settled.
-        worker_prefetch_multiplier=1,
-        task_acks_late=True,
-        task_reject_on_worker_lost=False,
-        # A second copy of a message finds nothing to claim; a first one is re-sent by the scheduler, not by the broker.
+        # Messages are not acknowledged: one that is lost with a node or a broker is sent again by the scheduler, and a
+        # second copy finds nothing to claim. With acknowledgements a node can fall silent: one that fails while the
+        # broker is away never gives its prefetch credit back (kombu 5.7, QoS.ack of the Redis transport). Nor is a
+        # limit of prefetching needed, for the scheduler sends no more than a node has room for.
+        task_queues=[Queue(queue, routing_key=queue, no_ack=True)],
         broker_transport_options=wire.BROKER_TRANSPORT,
         visibility_timeout=wire.VISIBILITY_TIMEOUT_S,
         result_backend_transport_options={"visibility_timeout": wire.VISIBILITY_TIMEOUT_S},
@@ -43,11 +46,19 @@ def make(broker_url: str, *, queue: str) -> Celery:
     return app
 
 
+class UnacknowledgedRequest(Request):  # type: ignore[misc]
+    """A message of a queue that wants no acknowledgement: Celery's own request would send one all the same."""
+
+    def acknowledge(self) -> None:
+        """Count it as acknowledged without a word to the broker."""
+        self.acknowledged = True
+
+
 def start_worker(app: Celery, *, queue: str, concurrency: int, name: str) -> int:
     """Consume until a signal ends it; the exit code."""
-    for category in (SecurityWarning, CPendingDeprecationWarning):
-        # Said to every root user, though messages are JSON; and of a setting that is set on purpose, see make().
-        warnings.simplefilter("ignore", category)
+    warnings.simplefilter("ignore", SecurityWarning)  # said to every root user, though messages are JSON
+    # Said at every reconnection, of a setting that is set on purpose, see make().
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
     worker: Any = app.Worker(
         pool="threads",
         concurrency=concurrency,

@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +19,7 @@ import filelock
 import sqlalchemy as sa
 from celery import signals
 
-from farm import db, devices, wire
+from farm import db, devices, succession, wire
 from farm.artifacts import Store
 from farm.errors import Refused
 from farm.records import DeviceRecord
@@ -26,12 +28,14 @@ from qeff_engine.sdk import location
 from qeff_engine.sdk.devices import Device
 from workers import app as celery_app
 from workers import bridge, discovery, recovery, tasks
+from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
 from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
 _VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
 _DEVICE_WARM_UP_S = 5.0
+_DEAF_AFTER_RESENDS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ class _Node:
             recovery.take_over(workplace)
             app = celery_app.make(self._settings.broker_url, queue=self._queue)
             tasks.register(app, workplace=workplace)
-            with self._heartbeats():
+            with self._heartbeats(workplace):
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
                 workplace.forks.warm_up(after_s=0.0 if self._qid is None else _DEVICE_WARM_UP_S)
                 # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
@@ -178,15 +182,21 @@ class _Node:
         )
 
     @contextlib.contextmanager
-    def _heartbeats(self) -> Iterator[None]:
+    def _heartbeats(self, workplace: Workplace) -> Iterator[None]:
         """Let the farm know that this node lives, from a thread of its own, until the block ends."""
         ended = threading.Event()
+        canary = Canary(patience_s=_DEAF_AFTER_RESENDS * self._settings.queued_resend_s)
 
         def beat() -> None:
             while not ended.wait(self._settings.heartbeat_s):
                 try:
                     with self._database.write() as connection:
                         devices.node_heartbeat(connection, self._node_id)
+                        sent = succession.sent_to(connection, queue=self._queue)
+                    if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
+                        _logger.error("messages were sent and do not arrive; this node ends to be started again")
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
                 except sa.exc.DBAPIError as error:
                     _logger.warning("the database does not answer: %s", error)
 

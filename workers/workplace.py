@@ -40,6 +40,22 @@ class Stopping:
         return self._reader
 
 
+class Busy:
+    """How many attempts a node looks after; entered for each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.count -= 1
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workplace:
     """A node as its attempts see it.
@@ -58,6 +74,7 @@ class Workplace:
         environ: environment that stages may see parts of.
         num_threads: threads that one stage may compute with.
         stopping: set when the node shuts down.
+        busy: how many attempts there are.
     """
 
     settings: Settings
@@ -73,3 +90,4 @@ class Workplace:
     environ: Mapping[str, str]
     num_threads: int
     stopping: Stopping
+    busy: Busy = dataclasses.field(default_factory=Busy)

@@ -1,4 +1,7 @@
-"""A node whose stages are :mod:`tests.small_stages`: ``python -m tests.small_node host``."""
+"""A node whose stages are :mod:`tests.small_stages`: ``python -m tests.small_node host``.
+
+A package, since multiprocessing would import a plain main module again in every process that it starts.
+"""
 
 from __future__ import annotations
 
