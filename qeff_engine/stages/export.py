@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from qeff_engine import events, tasks
@@ -29,6 +31,22 @@ def run(spec: ExportSpec, context: StageContext) -> StageResult:
     """
     task = spec.task or tasks.of_snapshot(context.inputs[SNAPSHOT])
     context.emit(events.progress(f"exporting for {task}"))
-    model, figures = importlib.import_module(TASKS[task]).export(spec, context)
+    with _without_collection():
+        model, figures = importlib.import_module(TASKS[task]).export(spec, context)
     model.save(context.out)
     return StageResult(figures={"task": task, "class_name": model.class_name, **figures})
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Do not look for garbage in cycles for the time of a block.
+
+    Importing and tracing make a million objects that live to the end; walking through them is a sixth of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
