@@ -6,7 +6,7 @@ DEMO := .demo
 CORES ?= 8,14,16
 
 # One thread for each of torch, OpenMP and BLAS: tests run in parallel processes, and results repeat.
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean test lint types contracts pytest bench format
