@@ -11,19 +11,21 @@ import sqlalchemy as sa
 from farm import leadership, outbox, settling
 from farm.db import now
 from farm.errors import StaleTransition
-from farm.models import actions, edges, jobs
+from farm.models import actions, edges, jobs, literal, literals
 from farm.records import Admissible, ReadyJob
 from farm.states import LIVE, JobState
 from farm.transitions import move
-
-_LIVE = [str(state) for state in LIVE]
 
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
     """Waiting jobs whose inputs are done and that follow nobody, oldest first, with their inputs' digests."""
     rows = connection.execute(
         sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec)
-        .where(jobs.c.state == str(JobState.WAITING), jobs.c.remaining == 0, jobs.c.leader_id.is_(None))
+        .where(
+            jobs.c.state == literal(JobState.WAITING),
+            jobs.c.remaining == literal(0),
+            jobs.c.leader_id.is_(None),
+        )
         .order_by(jobs.c.id)
         .limit(limit)
     ).all()
@@ -75,7 +77,7 @@ def admit(
         settling.block_descendants(connection, job_id, because="failed", at=at)
         return JobState.FAILED
     leader_id = connection.scalar(
-        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(_LIVE)).with_for_update()
+        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(literals(LIVE))).with_for_update()
     )
     if leader_id is not None:
         reason = f"the same work is being done by j{leader_id}"
@@ -132,7 +134,7 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
             jobs.c.num_cores,
             jobs.c.num_devices,
         )
-        .where(jobs.c.state == str(JobState.READY), jobs.c.not_before <= now(connection), *kind)
+        .where(jobs.c.state == literal(JobState.READY), jobs.c.not_before <= now(connection), *kind)
         .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
         .limit(limit)
     )

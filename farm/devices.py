@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from farm.db import now
-from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, nodes
+from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, literal, nodes
 from farm.records import Capacity, DeviceCapacity, DeviceRecord, HostCapacity
 from farm.states import JobState
 
@@ -216,7 +216,7 @@ def _expected(connection: sa.Connection) -> dict[str, tuple[int, int]]:
     rows = connection.execute(
         sa.select(nodes.c.queue, sa.func.count().label("jobs"), sa.func.sum(jobs.c.num_cores).label("cores"))
         .join(nodes, nodes.c.id == jobs.c.node_id)
-        .where(jobs.c.state == str(JobState.QUEUED))
+        .where(jobs.c.state == literal(JobState.QUEUED))
         .group_by(nodes.c.queue)
     )
     return {row.queue: (row.jobs, int(row.cores)) for row in rows}

@@ -5,6 +5,8 @@ Times are seconds since the epoch by the database's clock (:func:`farm.db.now`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 
 from farm.states import FINAL, LIVE, JobState
@@ -27,6 +29,19 @@ HEALTH_STATES = ("ready", "draining", "quarantined", "lost")
 NODE_KINDS = ("host", "device")
 
 _WHERE = "where"  # key of an index's condition in its info
+
+
+def literal(value: str | int) -> sa.BindParameter[str | int]:
+    """A value that is written into the statement, for columns of partial indexes.
+
+    With a parameter in its place neither database can know that the index covers the question.
+    """
+    return sa.literal(str(value) if isinstance(value, str) else value, literal_execute=True)
+
+
+def literals(values: Iterable[str]) -> sa.BindParameter[list[str]]:
+    """As :func:`literal`, for ``IN``; sorted, since SQLite compares the list with the index's word by word."""
+    return sa.bindparam(None, sorted(str(value) for value in values), expanding=True, literal_execute=True)
 
 
 def _one_of(column: str, values: tuple[str, ...] | list[str]) -> str:

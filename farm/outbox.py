@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from farm import leadership
 from farm.db import now
-from farm.models import jobs, nodes, outbox
+from farm.models import jobs, literal, nodes, outbox
 from farm.records import Message
 from farm.states import JobState
 
@@ -40,10 +40,11 @@ def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | 
     stale = connection.execute(
         sa.select(jobs.c.id, jobs.c.attempt, nodes.c.queue)
         .join(nodes, nodes.c.id == jobs.c.node_id)
-        .where(jobs.c.state == str(JobState.QUEUED), jobs.c.queued_at < at - older_than_s, jobs.c.id.not_in(waiting))
-        .order_by(jobs.c.id)
+        .where(
+            jobs.c.state == literal(JobState.QUEUED), jobs.c.queued_at < at - older_than_s, jobs.c.id.not_in(waiting)
+        )
     ).all()
-    for row in stale:
+    for row in sorted(stale, key=lambda row: row.id):  # in SQL it would lead SQLite to read all jobs by id
         put(connection, queue=row.queue, job_id=row.id, attempt=row.attempt, at=at)
         # Only the time of the last message: the state and the fence stay.
         connection.execute(

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from farm import attempts as node_side
 from farm import leadership, leases, settling
 from farm.db import now
-from farm.models import attempts, jobs, nodes
+from farm.models import attempts, jobs, literal, nodes
 from farm.records import Usage
 from farm.states import JobState
 from farm.transitions import move
@@ -18,7 +18,7 @@ def expired(connection: sa.Connection) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) whose lease is over."""
     rows = connection.execute(
         sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == "running", attempts.c.lease_until < now(connection))
+        .where(attempts.c.state == literal("running"), attempts.c.lease_until < now(connection))
         .order_by(attempts.c.job_id)
     )
     return [(row.job_id, row.number) for row in rows]
@@ -28,7 +28,7 @@ def running_on(connection: sa.Connection, *, node_id: int) -> list[tuple[int, in
     """Running attempts (job, attempt) of a node."""
     rows = connection.execute(
         sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == "running", attempts.c.node_id == node_id)
+        .where(attempts.c.state == literal("running"), attempts.c.node_id == node_id)
         .order_by(attempts.c.job_id)
     )
     return [(row.job_id, row.number) for row in rows]
@@ -43,10 +43,9 @@ def stranded(connection: sa.Connection, *, max_age_s: float) -> list[tuple[int, 
     rows = connection.execute(
         sa.select(jobs.c.id, jobs.c.attempt)
         .join(placed, placed.c.id == jobs.c.node_id)
-        .where(jobs.c.state == str(JobState.QUEUED), placed.c.queue.not_in(alive))
-        .order_by(jobs.c.id)
+        .where(jobs.c.state == literal(JobState.QUEUED), placed.c.queue.not_in(alive))
     )
-    return [(row.id, row.attempt) for row in rows]
+    return sorted((row.id, row.attempt) for row in rows)  # sorting in SQL would lead SQLite to read all jobs by id
 
 
 def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, term: int | None) -> JobState:

@@ -31,7 +31,7 @@ from qeff_engine import actions
 
 _logger = logging.getLogger(__name__)
 
-ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE = 500, 500, 500
+ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE = 200, 500, 500
 _LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
 _RENEW_S = 1.0
 _ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
@@ -105,13 +105,14 @@ def node_max_age_s(settings: Settings) -> float:
 def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
     """Decide about waiting jobs whose inputs are done, in the order of their ids.
 
-    A job that becomes cached may make others admissible; they are found in the same call.
+    A job that becomes cached may make others admissible: they are found in the same call, up to a number that leaves
+    time for the other duties.
     """
     count = 0
     with database.read() as connection:
-        toolchain = devices.toolchain(connection, max_age_s=max_age_s)
         waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
-    while waiting and toolchain is not None:
+        toolchain = devices.toolchain(connection, max_age_s=max_age_s) if waiting else None
+    while waiting and toolchain is not None and count < ADMIT_AT_ONCE:
         with database.write() as connection:
             leadership.require_term(connection, term)
             for job in waiting:

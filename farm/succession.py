@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm.models import attempts, core_leases, jobs, nodes, outbox
+from farm.models import attempts, core_leases, jobs, literal, nodes, outbox
 from farm.states import JobState
 
 Key = tuple[int, int]  # job, attempt
@@ -36,7 +36,7 @@ def estate(connection: sa.Connection, *, node_id: int) -> Estate:
     )
     running = (
         sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == "running", attempts.c.node_id.in_(earlier))
+        .where(attempts.c.state == literal("running"), attempts.c.node_id.in_(earlier))
         .order_by(attempts.c.job_id)
     )
     draining = (
@@ -51,7 +51,7 @@ def estate(connection: sa.Connection, *, node_id: int) -> Estate:
     )
     queued = (
         sa.select(jobs.c.id, jobs.c.attempt)
-        .where(jobs.c.state == str(JobState.QUEUED), jobs.c.node_id.in_(earlier))
+        .where(jobs.c.state == literal(JobState.QUEUED), jobs.c.node_id.in_(earlier))
         .order_by(jobs.c.id)
     )
     return Estate(
@@ -67,7 +67,7 @@ def sent_to(connection: sa.Connection, *, queue: str) -> frozenset[Key]:
         sa.select(jobs.c.id, jobs.c.attempt)
         .join(nodes, nodes.c.id == jobs.c.node_id)
         .where(
-            jobs.c.state == str(JobState.QUEUED),
+            jobs.c.state == literal(JobState.QUEUED),
             nodes.c.queue == queue,
             jobs.c.id.not_in(sa.select(outbox.c.job_id)),
         )
