@@ -99,7 +99,8 @@ def trace(
     """The graph of a module, folded; weights are initializers without values. To be called in :func:`prepared`.
 
     Raises:
-        Unsupported: torch cannot trace the module, or the graph has an operator without translation.
+        Unsupported: torch cannot trace the module, its code fixes an axis that should be dynamic, or the graph has an
+            operator without translation.
     """
     with untraceable_is_unsupported(type(module).__name__):
         program = torch.export.export(
@@ -109,6 +110,7 @@ def trace(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+        _refuse_fixed_axes(program, input_names=input_names)
         exporter_utils.apply_fx_node_fixes("onnx", program.graph_module)
         found = torch.onnx.export(
             program,
@@ -126,6 +128,20 @@ def trace(
     return found.model
 
 
+def _refuse_fixed_axes(program: Any, *, input_names: Sequence[str]) -> None:
+    """Refuse a program whose code works for one size of an axis only; torch notes that and goes on."""
+    fixed = {str(symbol): values.lower for symbol, values in program.range_constraints.items() if _is_one(values)}
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for name, node_name in zip(input_names, program.graph_signature.user_inputs, strict=True):
+        for number, size in enumerate(nodes[node_name].meta["val"].shape):
+            if str(size) in fixed:
+                raise Unsupported(f"Axis {number} of {name} is fixed at {fixed[str(size)]} by the model's code.")
+
+
+def _is_one(values: Any) -> bool:
+    return bool(values.lower == values.upper)
+
+
 def trace_plain(
     module: nn.Module, *, inputs: Mapping[str, exported.Tensor], outputs: Mapping[str, exported.Tensor], fake_mode: Any
 ) -> ir.Model:
@@ -138,7 +154,7 @@ def trace_plain(
         fake_mode: of the model whose weights the module uses.
 
     Raises:
-        Unsupported: the module cannot be traced, or an axis that should be dynamic is not.
+        Unsupported: the module cannot be traced, or its code fixes an axis that should be dynamic.
     """
     shapes = tuple(dynamic_axes(tensor) for tensor in inputs.values())
     with prepared():
@@ -152,15 +168,7 @@ def trace_plain(
 def name_axes(
     model: ir.Model, *, inputs: Mapping[str, exported.Tensor], outputs: Mapping[str, exported.Tensor]
 ) -> None:
-    """Give the axes of inputs and outputs their names, and drop the shapes in between.
-
-    Raises:
-        Unsupported: torch found that an axis has one fixed size.
-    """
-    for value, tensor in zip(model.graph.inputs, inputs.values(), strict=True):
-        for number, axis in enumerate(tensor.shape):
-            if isinstance(axis, str) and value.shape is not None and isinstance(value.shape[number], int):
-                raise Unsupported(f"Axis {axis} of {value.name} is fixed at {value.shape[number]} by the model's code.")
+    """Give the axes of inputs and outputs their names, and drop the shapes in between."""
     for values, tensors in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
         for value, (name, tensor) in zip(values, tensors.items(), strict=True):
             value.name = name
