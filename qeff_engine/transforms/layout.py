@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers.cache_utils import DummyLayer, DynamicCache
+from transformers.cache_utils import DummyLayer, DynamicCache, DynamicIndexedLayer, DynamicLayer
 
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import tracing
@@ -34,6 +34,7 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
             advice="Decoders that keep no keys and values cannot be exported yet.",
         )
     cache = _ProbeCache(config=model.config)
+    _refuse_other_states(cache.layers, name=type(model).__name__)
     with weightless.fake_mode:
         ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
 
@@ -49,23 +50,15 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
     else:
         kinds = [type(layer).__name__ for layer in cache.layers]
         same_as = layer_calls.record(run, layers=layers, hints=kinds).same_as
-    found = [_layout(layer, model=model) for layer in cache.layers]
+    _refuse_other_states(cache.layers, name=type(model).__name__)  # a model may have added some
+    found = [_layout(layer) for layer in cache.layers]
     return [found[same_as[number]] if number < len(same_as) else item for number, item in enumerate(found)]
 
 
-def _layout(layer: Any, *, model: Any) -> LayerLayout | None:
-    if isinstance(layer, DummyLayer):
+def _layout(layer: Any) -> LayerLayout | None:
+    keys, values = layer.keys, layer.values
+    if isinstance(layer, DummyLayer) or keys is None or values is None:
         return None
-    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-    states = {"conv_states", "recurrent_states", "indexer_keys"} & set(vars(layer))
-    if any(getattr(layer, name) for name in states if not isinstance(getattr(layer, name), torch.Tensor)):
-        raise _unsupported(layer, model=model)
-    if not isinstance(keys, torch.Tensor) or keys.ndim != 4 or not isinstance(values, torch.Tensor):
-        if states:
-            raise _unsupported(layer, model=model)
-        return None
-    if isinstance(getattr(layer, "indexer_keys", None), torch.Tensor):
-        raise _unsupported(layer, model=model)
     return LayerLayout(
         key_heads=int(keys.shape[1]),
         key_dim=int(keys.shape[3]),
@@ -76,8 +69,10 @@ def _layout(layer: Any, *, model: Any) -> LayerLayout | None:
     )
 
 
-def _unsupported(layer: Any, *, model: Any) -> Unsupported:
-    return Unsupported(
-        f"{type(model).__name__} keeps a state of the kind {type(layer).__name__}, expected keys and values alone.",
-        advice="Decoders with recurrent or convolutional states cannot be exported yet.",
-    )
+def _refuse_other_states(layers: list[Any], *, name: str) -> None:
+    for layer in layers:
+        if not isinstance(layer, DynamicLayer | DummyLayer) or isinstance(layer, DynamicIndexedLayer):
+            raise Unsupported(
+                f"{name} keeps a state of the kind {type(layer).__name__}, expected keys and values alone.",
+                advice="Decoders with recurrent, convolutional or indexer states cannot be exported yet.",
+            )

@@ -217,10 +217,20 @@ def test_an_architecture_that_transformers_does_not_know_is_unsupported(tmp_path
         resolve.run(checkpoint.resolve_spec(str(source)), StageContext(out=tmp_path, work=tmp_path))
 
 
-def test_a_decoder_with_recurrent_state_is_unsupported(tmp_path):
+def test_a_decoder_without_keys_and_values_is_unsupported(tmp_path):
     config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=32, state_size=4)
     transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "source")
     with pytest.raises(Unsupported, match="MambaForCausalLM takes no KV cache"):
+        exported_to(tmp_path / "out", snapshot=tmp_path / "source")
+
+
+def test_a_decoder_with_other_states_beside_keys_and_values_is_unsupported(tmp_path):
+    config = transformers.Lfm2Config(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=32, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    transformers.Lfm2ForCausalLM(config).save_pretrained(tmp_path / "source")
+    with pytest.raises(Unsupported, match="keeps a state of the kind LinearAttentionLayer"):
         exported_to(tmp_path / "out", snapshot=tmp_path / "source")
 
 
