@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from qeff_engine import spec
 from qeff_engine.stage import StageContext, StageResult
-from workers.__main__ import main
 
 
 def run_stage(stage_spec: spec.StageSpec, *, context: StageContext) -> StageResult:
     """Leave one file that tells this job from the others."""
     (context.out / "done.txt").write_text(spec.digest(stage_spec.to_json()))
     return StageResult()
-
-
-if __name__ == "__main__":
-    sys.exit(main(entry="benchmarks.noop_node:run_stage", preload=("workers.stage_process", "benchmarks.noop_node")))

@@ -1,0 +1,10 @@
+"""Starts the node. A package, since multiprocessing would import a plain main module again for every job."""
+
+from __future__ import annotations
+
+import sys
+
+from workers.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(entry="benchmarks.noop_node:run_stage", preload=("workers.stage_process", "benchmarks.noop_node")))
