@@ -17,6 +17,7 @@ from qeff_engine import files
 from qeff_engine.errors import Bug
 from qeff_engine.onnx_graph import folding
 from qeff_engine.onnx_graph.sources import Made, Source, Stored, onnx_dtype
+from qeff_engine.safetensors_header import TensorPlace
 
 _FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _ALIGNMENT = 64  # bytes, of tensors in a side file
@@ -90,7 +91,7 @@ def bind(model: ir.Model, *, sources: Mapping[str, Source], snapshot: Path, out:
     with _SideFile(out / side_file) as side:
         for name, source in used.items():
             if isinstance(source, Made):
-                places[name] = side.add(source, name=name)
+                places[name] = side.add(source)
         _move_large_constants(model, side=side, bound=used)
     for name, place in places.items():
         value = model.graph.initializers[name]
@@ -200,10 +201,8 @@ class _SideFile:
         self.size = offset + len(content)
         return offset
 
-    def add(self, source: Made, *, name: str) -> Any:
+    def add(self, source: Made) -> TensorPlace:
         """Write a tensor and return its place."""
-        from qeff_engine.safetensors_header import TensorPlace
-
         values = source.make()
         if hasattr(values, "detach"):  # a torch tensor: numpy has no bfloat16
             import torch
