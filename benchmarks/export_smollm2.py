@@ -42,23 +42,24 @@ def export_with_torch(peer: str, snapshot: str, out: str) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             """Logits [batch, seq, vocab] of tokens [batch, seq]."""
-            result: torch.Tensor = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+            result: torch.Tensor = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            ).logits
             return result
 
     model = AutoModelForCausalLM.from_pretrained(snapshot, attn_implementation="eager", dtype=torch.float32).eval()
     ids = torch.ones(2, 6, dtype=torch.long)
-    positions = torch.arange(6)[None].repeat(2, 1)
     target = str(Path(out) / "model.onnx")
     if peer == "dynamo":
         auto = torch.export.Dim.AUTO
-        shapes = {name: {0: auto, 1: auto} for name in ("input_ids", "position_ids")}
-        torch.onnx.export(Bare(model), (ids, positions), target, dynamo=True, dynamic_shapes=shapes)
+        shapes = {name: {0: auto, 1: auto} for name in ("input_ids", "attention_mask")}
+        torch.onnx.export(Bare(model), (ids, torch.ones_like(ids)), target, dynamo=True, dynamic_shapes=shapes)
     else:
-        axes = {name: {0: "batch_size", 1: "seq_len"} for name in ("input_ids", "position_ids")}
+        axes = {name: {0: "batch_size", 1: "seq_len"} for name in ("input_ids", "attention_mask")}
         torch.onnx.export(
-            Bare(model), (ids, positions), target, dynamo=False, input_names=list(axes), dynamic_axes=axes
+            Bare(model), (ids, torch.ones_like(ids)), target, dynamo=False, input_names=list(axes), dynamic_axes=axes
         )
 
 
