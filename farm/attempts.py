@@ -85,12 +85,6 @@ def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int,
         )
     else:
         leases.take_slot(connection, node.host_id, job_id=job_id, attempt=attempt, at=at)
-    parent = jobs.alias()
-    inputs = connection.execute(
-        sa.select(edges.c.input, parent.c.artifact)
-        .join(parent, parent.c.id == edges.c.parent_id)
-        .where(edges.c.child_id == job_id)
-    )
     return Claim(
         job_id=job_id,
         attempt=attempt,
@@ -99,9 +93,20 @@ def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int,
         label=job.label,
         spec=job.spec,
         priority=job.priority,
-        inputs={row.input: row.artifact for row in inputs},
+        inputs=_inputs(connection, job_id),
         grants=grants,
     )
+
+
+def _inputs(connection: sa.Connection, job_id: int) -> dict[str, str]:
+    """Artifact digest by the name of the job's input."""
+    parent = jobs.alias()
+    rows = connection.execute(
+        sa.select(edges.c.input, parent.c.artifact)
+        .join(parent, parent.c.id == edges.c.parent_id)
+        .where(edges.c.child_id == job_id)
+    )
+    return {row.input: row.artifact for row in rows}
 
 
 def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
@@ -184,22 +189,28 @@ def succeed(
     )
     end_attempt(connection, job_id, attempt, state="succeeded", usage=usage, at=at, figures=dict(figures))
     leases.release(connection, job_id, attempt=attempt)
+    _remember_success(connection, job_id, artifact=artifact.digest, figures=figures, at=at)
+    settling.done(connection, job_id, artifact=artifact.digest, at=at)
+
+
+def _remember_success(
+    connection: sa.Connection, job_id: int, *, artifact: str, figures: Mapping[str, Any], at: float
+) -> None:
     job = _keyed(connection, job_id)
     if job.action_key is not None:
         connection.execute(
-            insert(actions)
+            _insert_or_ignore(connection)(actions)
             .values(
                 action_key=job.action_key,
                 stage=job.stage,
                 parts=job.key_parts or {},
-                artifact=artifact.digest,
+                artifact=artifact,
                 job_id=job_id,
                 figures=dict(figures),
                 created_at=at,
             )
             .on_conflict_do_nothing()
         )
-    settling.done(connection, job_id, artifact=artifact.digest, at=at)
 
 
 def fail(
@@ -223,31 +234,24 @@ def fail(
         return JobState.CANCELLED
     at = now(connection)
     again = job.failures < RETRIES.get(kind, 0)
+    values: dict[str, Any] = {"failures": job.failures + 1}
     if again:
-        pause_s = _FIRST_PAUSE_S * 2**job.failures
-        move(
-            connection,
-            job_id,
-            "retry_later",
-            source=JobState.RUNNING,
-            target=JobState.READY,
-            reason=f"attempt {attempt} failed ({kind}): {message}",
-            at=at,
-            attempt=attempt,
-            values={"failures": job.failures + 1, "not_before": at + pause_s, "node_id": None},
-        )
+        name, target, reason = "retry_later", JobState.READY, f"attempt {attempt} failed ({kind}): {message}"
+        values |= {"not_before": at + _FIRST_PAUSE_S * 2**job.failures, "node_id": None}
     else:
-        move(
-            connection,
-            job_id,
-            "fail",
-            source=JobState.RUNNING,
-            target=JobState.FAILED,
-            reason=f"failed ({kind})",
-            at=at,
-            attempt=attempt,
-            values={"failures": job.failures + 1, "failure_class": str(kind), "failure_message": message},
-        )
+        name, target, reason = "fail", JobState.FAILED, f"failed ({kind})"
+        values |= {"failure_class": str(kind), "failure_message": message}
+    move(
+        connection,
+        job_id,
+        name,
+        source=JobState.RUNNING,
+        target=target,
+        reason=reason,
+        at=at,
+        attempt=attempt,
+        values=values,
+    )
     end_attempt(connection, job_id, attempt, state="failed", usage=usage, at=at, failure=(kind, message))
     leases.release(connection, job_id, attempt=attempt)
     if again:
