@@ -200,6 +200,11 @@ def _failure(error: BaseException) -> dict[str, Any]:
     else:
         failure_class = FailureClass.BUG
     message = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in _DISK:
+        message = (
+            f"The artifact store or the scratch directory cannot be written: {error}. "
+            "Free space there, or put the store elsewhere with FARM_STORE; then `farm retry`."
+        )
     if failure_class is FailureClass.BUG:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"

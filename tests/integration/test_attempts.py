@@ -91,7 +91,7 @@ def test_what_a_stage_prints_is_in_its_log_and_what_it_uses_in_its_attempt(node:
         ("raise=invalid", JobState.FAILED, "invalid_input", "the value is 3, expected 4 Say 4."),
         ("raise=bug", JobState.FAILED, "bug", "ZeroDivisionError: division by zero"),
         ("raise=memory", JobState.READY, "out_of_memory_host", "no more"),
-        ("raise=disk", JobState.READY, "infrastructure", "No space left on device"),
+        ("raise=disk", JobState.READY, "infrastructure", "No space left on device. Free space there"),
         ("link=/etc/passwd", JobState.READY, "infrastructure", "'bad' is a symbolic link"),
         ("signal=11", JobState.FAILED, "bug", "crashed with SIGSEGV"),
         ("signal=9", JobState.READY, "worker_lost", "killed with SIGKILL"),
