@@ -14,7 +14,7 @@ from farm.errors import StaleTransition
 from farm.models import actions, edges, jobs, literal, literals
 from farm.records import Admissible, ReadyJob
 from farm.states import LIVE, JobState
-from farm.transitions import move
+from farm.transitions import chunks, hold_graph, move
 
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
@@ -53,43 +53,44 @@ def admit(
         StaleTransition: the job, or the term, is not what the caller believes.
     """
     leadership.require_term(connection, term)
+    hold_graph(connection)
     at = now(connection)
     keys = {"action_key": action_key, "key_parts": dict(parts)}
-    done = connection.execute(
+    known = connection.execute(
         sa.select(actions.c.artifact, actions.c.failure_class, actions.c.failure_message, actions.c.job_id).where(
             actions.c.action_key == action_key
         )
     ).one_or_none()
-    if done is not None and done.artifact is not None:
-        hit(connection, job_id, artifact=done.artifact, reason=f"done before by j{done.job_id}", at=at, values=keys)
+    if known is not None and known.artifact is not None:
+        hit(connection, job_id, artifact=known.artifact, reason=f"done before by j{known.job_id}", at=at, values=keys)
         return JobState.CACHED
-    if done is not None:
-        failure = {"failure_class": done.failure_class, "failure_message": done.failure_message}
-        _step(
-            connection,
-            job_id,
-            "fail",
-            target=JobState.FAILED,
-            reason=f"the same work failed in j{done.job_id}",
-            at=at,
-            values={**keys, **failure},
-        )
+    if known is not None:
+        values = {**keys, "failure_class": known.failure_class, "failure_message": known.failure_message}
+        reason = f"the same work failed in j{known.job_id}"
+        _step(connection, job_id, "fail", target=JobState.FAILED, reason=reason, at=at, values=values)
         settling.block_descendants(connection, job_id, because="failed", at=at)
         return JobState.FAILED
     leader_id = connection.scalar(
-        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(literals(LIVE))).with_for_update()
+        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(literals(LIVE)))
     )
     if leader_id is not None:
-        reason = f"the same work is being done by j{leader_id}"
-        values = {**keys, "leader_id": leader_id}
-        _step(connection, job_id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
+        _follow(connection, job_id, leader_id=leader_id, at=at, values=keys)
         return JobState.WAITING
     values = {**keys, "ready_at": at}
-    try:
-        _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
-    except sa.exc.IntegrityError as error:  # another transaction made a live job with this key meanwhile
-        raise StaleTransition(f"Job j{job_id} was overtaken by the same work: admit it again.") from error
+    _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
     return JobState.READY
+
+
+def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float, values: Mapping[str, Any]) -> None:
+    """Wait for a live job with the same key, which becomes as urgent as whoever waits for it."""
+    reason = f"the same work is being done by j{leader_id}"
+    values = {**values, "leader_id": leader_id}
+    _step(connection, job_id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
+    follower = jobs.alias()
+    urgency = sa.select(follower.c.priority).where(follower.c.id == job_id).scalar_subquery()
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.priority < urgency).values(priority=urgency)
+    )
 
 
 def _step(
@@ -116,41 +117,29 @@ def hit(
 
 
 def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = None) -> list[ReadyJob]:
-    """Jobs that may be placed now, most urgent first; a job is as urgent as its most urgent follower.
+    """Jobs that may be placed now, most urgent first.
 
     With ``of_device`` only those that want cores, or only those that want a host slot.
     """
-    kind = [] if of_device is None else [jobs.c.num_cores > 0 if of_device else jobs.c.num_cores == 0]
-    follower = jobs.alias()
-    urgency = sa.select(sa.func.max(follower.c.priority)).where(follower.c.leader_id == jobs.c.id).scalar_subquery()
+    if of_device is None:
+        found = [job for kind in (True, False) for job in ready(connection, limit=limit, of_device=kind)]
+        return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))[:limit]
+    kind = jobs.c.num_cores > literal(0) if of_device else jobs.c.num_cores == literal(0)
     rows = connection.execute(
         sa.select(
             jobs.c.id,
             jobs.c.stage,
             jobs.c.priority,
-            urgency.label("urgency"),
             jobs.c.ready_at,
             jobs.c.chain,
             jobs.c.num_cores,
             jobs.c.num_devices,
         )
-        .where(jobs.c.state == literal(JobState.READY), jobs.c.not_before <= now(connection), *kind)
+        .where(jobs.c.state == literal(JobState.READY), kind, jobs.c.not_before <= now(connection))
         .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
         .limit(limit)
     )
-    found = [
-        ReadyJob(
-            id=row.id,
-            stage=row.stage,
-            priority=max(row.priority, row.urgency if row.urgency is not None else row.priority),
-            ready_at=row.ready_at,
-            chain=row.chain,
-            num_cores=row.num_cores,
-            num_devices=row.num_devices,
-        )
-        for row in rows
-    ]
-    return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))
+    return [ReadyJob(**row._mapping) for row in rows]
 
 
 def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str, reason: str, term: int | None) -> int:
@@ -184,9 +173,14 @@ def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str,
 
 def explain(connection: sa.Connection, reasons: Mapping[int, str]) -> None:
     """Note why ready jobs were not placed; only changed sentences are written, and no state changes."""
-    for job_id, reason in reasons.items():
-        connection.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state == str(JobState.READY), jobs.c.reason != reason)
-            .values(reason=reason)
+    changed = []
+    for some in chunks(sorted(reasons)):
+        rows = connection.execute(
+            sa.select(jobs.c.id, jobs.c.reason)
+            .where(jobs.c.id.in_(some), jobs.c.state == str(JobState.READY))
+            .order_by(jobs.c.id)
         )
+        changed += [{"job": row.id, "why": reasons[row.id]} for row in rows if row.reason != reasons[row.id]]
+    if changed:
+        statement = sa.update(jobs).where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
+        connection.execute(statement.values(reason=sa.bindparam("why")), changed)

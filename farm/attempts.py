@@ -14,7 +14,7 @@ from farm.leases import confirm_gone
 from farm.models import actions, artifacts, attempts, edges, jobs, nodes
 from farm.records import ArtifactRecord, Claim, Grant, Usage
 from farm.states import JobState
-from farm.transitions import move
+from farm.transitions import hold_graph, move
 from qeff_engine.errors import FailureClass
 
 __all__ = [
@@ -163,10 +163,10 @@ def succeed(
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
+    hold_graph(connection, shared=True)
     at = now(connection)
-    insert = _insert_or_ignore(connection)
     connection.execute(
-        insert(artifacts)
+        _insert_or_ignore(connection)(artifacts)
         .values(
             digest=artifact.digest,
             stage=artifact.stage,
@@ -227,6 +227,7 @@ def fail(
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
+    hold_graph(connection)
     kind = FailureClass(failure_class)
     job = _keyed(connection, job_id)
     if job.cancel_requested:
@@ -263,12 +264,18 @@ def fail(
     return JobState.FAILED
 
 
-def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
-    """The node is shutting down and has stopped the attempt; the job is placed again, and nothing counts against it.
+def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> JobState:
+    """The node is shutting down and has stopped the attempt; returns ``ready``, or ``cancelled`` when a user asked.
+
+    The job is placed again, and nothing counts against it.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
+    hold_graph(connection)
+    if _keyed(connection, job_id).cancel_requested:
+        cancel_attempt(connection, job_id, attempt, usage=Usage())
+        return JobState.CANCELLED
     at = now(connection)
     move(
         connection,
@@ -283,6 +290,7 @@ def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: s
     )
     end_attempt(connection, job_id, attempt, state="interrupted", usage=Usage(), at=at)
     leases.release(connection, job_id, attempt=attempt)
+    return JobState.READY
 
 
 def cancel_attempt(connection: sa.Connection, job_id: int, attempt: int, *, usage: Usage) -> None:
@@ -291,6 +299,7 @@ def cancel_attempt(connection: sa.Connection, job_id: int, attempt: int, *, usag
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
+    hold_graph(connection)
     at = now(connection)
     move(
         connection,
@@ -304,7 +313,7 @@ def cancel_attempt(connection: sa.Connection, job_id: int, attempt: int, *, usag
     )
     end_attempt(connection, job_id, attempt, state="cancelled", usage=usage, at=at)
     leases.release(connection, job_id, attempt=attempt)
-    settling.release_followers(connection, job_id, at=at)
+    settling.release_followers(connection, [job_id], at=at)
     settling.block_descendants(connection, job_id, because="was cancelled", at=at)
 
 

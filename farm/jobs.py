@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import collections
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from farm import settling
 from farm.db import now
-from farm.errors import NotFound, Refused, StaleTransition
+from farm.errors import NotFound, Refused
 from farm.models import actions, edges, events, jobs, point_jobs, points, submissions
 from farm.plan import Plan
 from farm.states import DONE, FINAL, JobState
-from farm.transitions import move, state_of
+from farm.transitions import chunks, hold_graph, move_all, state_of
 
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED)
 
@@ -110,30 +111,15 @@ def cancel(connection: sa.Connection, job_id: int, *, reason: str = "cancelled b
         NotFound: no such job.
         Refused: the job has ended already.
     """
+    hold_graph(connection)
     state = state_of(connection, job_id)
     if state in FINAL:
         raise Refused(f"Job j{job_id} is {state} already: only a job that has not ended can be cancelled.")
-    at = now(connection)
     if state is JobState.RUNNING:
-        asked = connection.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state == str(state))
-            .values(cancel_requested=True, reason=reason)
-        )
-        if asked.rowcount != 1:
-            raise StaleTransition(f"Job j{job_id} ended meanwhile.")
+        _ask_to_stop(connection, [job_id], reason=reason)
         return state
-    move(
-        connection,
-        job_id,
-        "cancel",
-        source=state,
-        target=JobState.CANCELLED,
-        reason=reason,
-        at=at,
-        values={"leader_id": None},
-    )
-    settling.release_followers(connection, job_id, at=at)
+    at = now(connection)
+    _cancel_at_once(connection, [job_id], source=state, reason=reason, at=at)
     settling.block_descendants(connection, job_id, because="was cancelled", at=at)
     return JobState.CANCELLED
 
@@ -144,20 +130,44 @@ def cancel_submission(connection: sa.Connection, submission_id: int) -> dict[str
     Raises:
         NotFound: no such submission.
     """
+    hold_graph(connection)
+    mine = jobs.c.submission_id == submission_id
     if connection.scalar(sa.select(submissions.c.id).where(submissions.c.id == submission_id)) is None:
         raise NotFound(f"There is no submission s{submission_id}. See them with: farm list")
-    # Children before parents, so that they are cancelled and not blocked.
+    total = connection.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
+    by_state: dict[JobState, list[int]] = collections.defaultdict(list)
     rows = connection.execute(
-        sa.select(jobs.c.id, jobs.c.state).where(jobs.c.submission_id == submission_id).order_by(jobs.c.id.desc())
-    ).all()
-    counts = {"cancelled": 0, "stopping": 0, "ended": 0}
+        sa.select(jobs.c.id, jobs.c.state)
+        .where(mine, jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
     for row in rows:
-        if JobState(row.state) in FINAL:
-            counts["ended"] += 1
-            continue
-        state = cancel(connection, row.id)
-        counts["stopping" if state is JobState.RUNNING else "cancelled"] += 1
-    return counts
+        by_state[JobState(row.state)].append(row.id)
+    running = by_state.pop(JobState.RUNNING, [])
+    at = now(connection)
+    reason = "cancelled by a user"
+    # Those that wait come first: a follower that ends with its leader need not be released.
+    for state in sorted(by_state, key=lambda state: state is not JobState.WAITING):
+        _cancel_at_once(connection, by_state[state], source=state, reason=reason, at=at)
+    _ask_to_stop(connection, running, reason=reason)
+    cancelled = sum(map(len, by_state.values()))
+    return {"cancelled": cancelled, "stopping": len(running), "ended": total - cancelled - len(running)}
+
+
+def _cancel_at_once(
+    connection: sa.Connection, job_ids: Sequence[int], *, source: JobState, reason: str, at: float
+) -> None:
+    """Cancel jobs that no process has."""
+    target, values = JobState.CANCELLED, {"leader_id": None}
+    move_all(connection, job_ids, "cancel", source=source, target=target, reason=reason, at=at, values=values)
+    settling.release_followers(connection, job_ids, at=at)
+
+
+def _ask_to_stop(connection: sa.Connection, job_ids: Sequence[int], *, reason: str) -> None:
+    """Leave the word that the nodes of running jobs hear with their next heartbeat."""
+    for some in chunks(job_ids):
+        connection.execute(sa.update(jobs).where(jobs.c.id.in_(some)).values(cancel_requested=True, reason=reason))
 
 
 def retry(connection: sa.Connection, job_id: int) -> None:
@@ -169,80 +179,70 @@ def retry(connection: sa.Connection, job_id: int) -> None:
         NotFound: no such job.
         Refused: the job has not ended, or has its artifact.
     """
+    hold_graph(connection)
     state = state_of(connection, job_id)
     if state not in _RETRIABLE:
         raise Refused(f"Job j{job_id} is {state}: only a failed, cancelled or blocked job can be tried again.")
-    at = now(connection)
-    chosen = _reach(connection, [job_id], upwards=True)
-    blocked = _reach(connection, chosen, upwards=False, only=(JobState.BLOCKED,)) - chosen
-    for one in sorted(chosen | _unblocked(connection, blocked, chosen=chosen)):
-        _reset(connection, one, at=at)
-
-
-def _reach(
-    connection: sa.Connection,
-    start: Iterable[int],
-    *,
-    upwards: bool,
-    only: tuple[JobState, ...] = _RETRIABLE,
-) -> set[int]:
-    """The jobs reached along edges through jobs in the given states, with the start."""
-    here, there = (edges.c.child_id, edges.c.parent_id) if upwards else (edges.c.parent_id, edges.c.child_id)
-    states = [str(state) for state in only]
-    found = set(start)
-    border = set(found)
-    while border:
-        beyond = connection.scalars(
-            sa.select(jobs.c.id).join(edges, there == jobs.c.id).where(here.in_(border), jobs.c.state.in_(states))
-        )
-        border = set(beyond) - found
-        found |= border
-    return found
+    chosen = settling.reach(connection, [job_id], upwards=True, states=_RETRIABLE)
+    blocked = settling.reach(connection, chosen, upwards=False, states=[JobState.BLOCKED]) - chosen
+    again = chosen | _unblocked(connection, blocked, chosen=chosen)
+    _forget_failures(connection, sorted(again))
+    _reset(connection, sorted(again), at=now(connection))
 
 
 def _unblocked(connection: sa.Connection, blocked: set[int], *, chosen: set[int]) -> set[int]:
     """Those of the blocked jobs whose inputs are all done or tried again; the others have one that still fails them."""
     parent = jobs.alias()
-    rows = connection.execute(
-        sa.select(edges.c.child_id, edges.c.parent_id)
-        .join(parent, parent.c.id == edges.c.parent_id)
-        .where(edges.c.child_id.in_(blocked), parent.c.state.in_([str(state) for state in _RETRIABLE]))
-    ).all()
-    found = set(blocked)
-    while stuck := {row.child_id for row in rows if row.child_id in found and row.parent_id not in found | chosen}:
-        found -= stuck
-    return found
-
-
-def _reset(connection: sa.Connection, job_id: int, *, at: float) -> None:
-    row = connection.execute(sa.select(jobs.c.state, jobs.c.action_key).where(jobs.c.id == job_id)).one()
-    if row.action_key is not None:
-        connection.execute(
-            sa.delete(actions).where(actions.c.action_key == row.action_key, actions.c.failure_class.is_not(None))
+    unfinished = [str(state) for state in _RETRIABLE]
+    rows: list[Any] = []
+    for some in chunks(sorted(blocked)):
+        rows += connection.execute(
+            sa.select(edges.c.child_id, edges.c.parent_id)
+            .join(parent, parent.c.id == edges.c.parent_id)
+            .where(edges.c.child_id.in_(some), parent.c.state.in_(unfinished))
         )
+    tried = blocked | chosen
+    while stuck := {row.child_id for row in rows if row.child_id in tried and row.parent_id not in tried}:
+        tried -= stuck
+    return tried - chosen
+
+
+def _forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
+    for some in chunks(job_ids):
+        keys = sa.select(jobs.c.action_key).where(jobs.c.id.in_(some), jobs.c.action_key.is_not(None))
+        connection.execute(
+            sa.delete(actions).where(actions.c.failure_class.is_not(None), actions.c.action_key.in_(keys))
+        )
+
+
+def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> None:
+    """Let jobs wait again as if they had just been submitted."""
     parent = jobs.alias()
-    undone = connection.scalar(
+    undone = (
         sa.select(sa.func.count())
         .select_from(edges.join(parent, parent.c.id == edges.c.parent_id))
-        .where(edges.c.child_id == job_id, parent.c.state.not_in([str(state) for state in DONE]))
+        .where(edges.c.child_id == jobs.c.id, parent.c.state.not_in([str(state) for state in DONE]))
+        .correlate(jobs)
+        .scalar_subquery()
     )
-    move(
-        connection,
-        job_id,
-        "retry",
-        source=JobState(row.state),
-        target=JobState.WAITING,
-        reason="a user wants it tried again",
-        at=at,
-        values={
-            "failures": 0,
-            "remaining": undone,
-            "action_key": None,
-            "key_parts": None,
-            "cancel_requested": False,
-            "failure_class": None,
-            "failure_message": None,
-            "not_before": 0.0,
-            "node_id": None,
-        },
-    )
+    asked = sa.select(submissions.c.priority).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
+    values = {
+        "priority": asked.scalar_subquery(),
+        "failures": 0,
+        "remaining": undone,
+        "action_key": None,
+        "key_parts": None,
+        "cancel_requested": False,
+        "failure_class": None,
+        "failure_message": None,
+        "not_before": 0.0,
+        "node_id": None,
+    }
+    by_state: dict[JobState, list[int]] = collections.defaultdict(list)
+    for some in chunks(job_ids):
+        for row in connection.execute(sa.select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(some))):
+            by_state[JobState(row.state)].append(row.id)
+    reason = "a user wants it tried again"
+    for state, found in by_state.items():
+        target = JobState.WAITING
+        move_all(connection, found, "retry", source=state, target=target, reason=reason, at=at, values=values)

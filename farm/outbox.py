@@ -11,6 +11,7 @@ from farm.db import now
 from farm.models import jobs, literal, nodes, outbox
 from farm.records import Message
 from farm.states import JobState
+from farm.transitions import hold_graph
 
 
 def put(connection: sa.Connection, *, queue: str, job_id: int, attempt: int, at: float) -> None:
@@ -35,6 +36,7 @@ def delete_outbox(connection: sa.Connection, ids: Sequence[int]) -> None:
 def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | None) -> int:
     """Leave the messages of queued jobs again that nobody has claimed for a while; returns how many."""
     leadership.require_term(connection, term)
+    hold_graph(connection, shared=True)
     at = now(connection)
     waiting = sa.select(outbox.c.job_id)
     stale = connection.execute(

@@ -10,7 +10,7 @@ from farm.db import now
 from farm.models import attempts, jobs, literal, nodes
 from farm.records import Usage
 from farm.states import JobState
-from farm.transitions import move
+from farm.transitions import hold_graph, move
 from qeff_engine.errors import FailureClass
 
 
@@ -55,6 +55,7 @@ def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, t
         StaleTransition: the attempt ended meanwhile, or the term is over.
     """
     leadership.require_term(connection, term)
+    hold_graph(connection)
     at = now(connection)
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == job_id).with_for_update()
@@ -84,6 +85,6 @@ def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, t
     if target is JobState.FAILED:
         settling.failed(connection, job_id, deterministic=False, failure_class="worker_lost", message=reason, at=at)
     elif target is JobState.CANCELLED:
-        settling.release_followers(connection, job_id, at=at)
+        settling.release_followers(connection, [job_id], at=at)
         settling.block_descendants(connection, job_id, because="was cancelled", at=at)
     return target

@@ -90,7 +90,7 @@ class ReadyJob:
     """A job that may be placed.
 
     Attributes:
-        priority: the highest of its own and its followers'.
+        priority: the highest of its own and those of the jobs that have followed it.
         ready_at: since when it waits for a place.
         chain: longest chain of jobs behind it.
         num_cores: cores wanted on one device; 0 when it wants a host slot.

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from farm import admission, db, devices, leadership, maintenance, outbox, placement
+from farm import admission, db, devices, leadership, maintenance, outbox, placement, transitions
 from farm import settings as farm_settings
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
@@ -142,6 +142,7 @@ def place(database: Database, *, term: int | None, max_age_s: float, explain: bo
         return count
     with database.write() as connection:
         leadership.require_term(connection, term)
+        transitions.hold_graph(connection, shared=True)
         for chosen in decided.assignments:
             with contextlib.suppress(StaleTransition):  # a user was faster
                 admission.enqueue(

@@ -1,32 +1,32 @@
-"""What the end of a job means for others: children, followers, descendants. Called within the job's own transition."""
+"""What the end of a job means for others: children, followers, descendants. Called within the job's own transition,
+by a caller that holds the graph (:func:`farm.transitions.hold_graph`)."""
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
 from farm.models import edges, jobs
 from farm.states import JobState
-from farm.transitions import move
+from farm.transitions import chunks, move_all
 
 
 def done(connection: sa.Connection, job_id: int, *, artifact: str, at: float) -> None:
     """A job has its artifact: its followers have it too, and the children of all of them wait for one input less."""
-    finished = [job_id]
-    for follower in _followers(connection, job_id):
-        move(
-            connection,
-            follower,
-            "hit",
-            source=JobState.WAITING,
-            target=JobState.CACHED,
-            reason=f"the same work was done by j{job_id}",
-            at=at,
-            values={"artifact": artifact, "leader_id": None},
-        )
-        finished.append(follower)
-    _count_down(connection, finished)
+    followers = _followers(connection, [job_id]).get(job_id, [])
+    move_all(
+        connection,
+        followers,
+        "hit",
+        source=JobState.WAITING,
+        target=JobState.CACHED,
+        reason=f"the same work was done by j{job_id}",
+        at=at,
+        values={"artifact": artifact, "leader_id": None},
+    )
+    _count_down(connection, [job_id, *followers])
 
 
 def failed(
@@ -34,33 +34,34 @@ def failed(
 ) -> None:
     """A job failed for good: its followers fail with it when it would fail again, else one of them tries."""
     if deterministic:
-        for follower in _followers(connection, job_id):
-            move(
-                connection,
-                follower,
-                "fail",
-                source=JobState.WAITING,
-                target=JobState.FAILED,
-                reason=f"the same work failed in j{job_id}",
-                at=at,
-                values={"leader_id": None, "failure_class": failure_class, "failure_message": message},
-            )
+        followers = _followers(connection, [job_id]).get(job_id, [])
+        move_all(
+            connection,
+            followers,
+            "fail",
+            source=JobState.WAITING,
+            target=JobState.FAILED,
+            reason=f"the same work failed in j{job_id}",
+            at=at,
+            values={"leader_id": None, "failure_class": failure_class, "failure_message": message},
+        )
+        for follower in followers:
             block_descendants(connection, follower, because="failed", at=at)
     else:
-        release_followers(connection, job_id, at=at)
+        release_followers(connection, [job_id], at=at)
     block_descendants(connection, job_id, because="failed", at=at)
 
 
-def release_followers(connection: sa.Connection, job_id: int, *, at: float) -> None:
-    """The followers of a job stand for themselves again: the scheduler admits one, and the rest follow that."""
-    for follower in _followers(connection, job_id):
-        move(
+def release_followers(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> None:
+    """The followers of jobs stand for themselves again: the scheduler admits one, and the rest follow that."""
+    for leader_id, followers in _followers(connection, job_ids).items():
+        move_all(
             connection,
-            follower,
+            followers,
             "unfollow",
             source=JobState.WAITING,
             target=JobState.WAITING,
-            reason=f"j{job_id} ended without a result",
+            reason=f"j{leader_id} ended without a result",
             at=at,
             values={"leader_id": None},
         )
@@ -68,43 +69,63 @@ def release_followers(connection: sa.Connection, job_id: int, *, at: float) -> N
 
 def block_descendants(connection: sa.Connection, job_id: int, *, because: str, at: float) -> None:
     """Everything that waits for a job, directly or not, is blocked."""
-    pending = collections.deque([job_id])
-    while pending:
-        parent = pending.popleft()
-        children = (
-            sa.select(jobs.c.id)
-            .join(edges, edges.c.child_id == jobs.c.id)
-            .where(edges.c.parent_id == parent, jobs.c.state == str(JobState.WAITING))
-            .distinct()
-        )
-        for child in sorted(connection.scalars(children)):
-            move(
-                connection,
-                child,
-                "block",
-                source=JobState.WAITING,
-                target=JobState.BLOCKED,
-                reason=f"its input j{job_id} {because}",
-                at=at,
-                values={"leader_id": None},
-            )
-            pending.append(child)
-
-
-def _followers(connection: sa.Connection, job_id: int) -> list[int]:
-    return list(connection.scalars(sa.select(jobs.c.id).where(jobs.c.leader_id == job_id).order_by(jobs.c.id)))
-
-
-def _count_down(connection: sa.Connection, finished: list[int]) -> None:
-    """Lower the children's count by the number of their inputs that these jobs are."""
-    counted = (
-        sa.select(edges.c.child_id, sa.func.count().label("inputs"))
-        .where(edges.c.parent_id.in_(finished))
-        .group_by(edges.c.child_id)
-        .order_by(edges.c.child_id)
+    waiting = reach(connection, [job_id], upwards=False, states=[JobState.WAITING]) - {job_id}
+    move_all(
+        connection,
+        sorted(waiting),
+        "block",
+        source=JobState.WAITING,
+        target=JobState.BLOCKED,
+        reason=f"its input j{job_id} {because}",
+        at=at,
+        values={"leader_id": None},
     )
-    inputs = {row.child_id: row.inputs for row in connection.execute(counted)}
-    # One order for all writers, so that two parents that finish together cannot wait for each other.
-    connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(inputs)).order_by(jobs.c.id).with_for_update())
-    for child, number in inputs.items():
-        connection.execute(sa.update(jobs).where(jobs.c.id == child).values(remaining=jobs.c.remaining - number))
+
+
+def reach(connection: sa.Connection, start: Iterable[int], *, upwards: bool, states: Iterable[JobState]) -> set[int]:
+    """The jobs reached along edges through jobs in the given states, with the start."""
+    here, there = (edges.c.child_id, edges.c.parent_id) if upwards else (edges.c.parent_id, edges.c.child_id)
+    wanted = [str(state) for state in states]
+    found = set(start)
+    border = found
+    while border:
+        beyond: set[int] = set()
+        for some in chunks(sorted(border)):
+            beyond.update(
+                connection.scalars(
+                    sa.select(jobs.c.id).join(edges, there == jobs.c.id).where(here.in_(some), jobs.c.state.in_(wanted))
+                )
+            )
+        border = beyond - found
+        found = found | border
+    return found
+
+
+def _followers(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, list[int]]:
+    """By leader: its followers."""
+    found: dict[int, list[int]] = collections.defaultdict(list)
+    for some in chunks(sorted(job_ids)):
+        rows = connection.execute(
+            sa.select(jobs.c.leader_id, jobs.c.id).where(jobs.c.leader_id.in_(some)).order_by(jobs.c.id)
+        )
+        for row in rows:
+            found[row.leader_id].append(row.id)
+    return found
+
+
+def _count_down(connection: sa.Connection, finished: Sequence[int]) -> None:
+    """Lower the children's count by the number of their inputs that these jobs are."""
+    inputs: collections.Counter[int] = collections.Counter()
+    for some in chunks(finished):
+        inputs.update(connection.scalars(sa.select(edges.c.child_id).where(edges.c.parent_id.in_(some))))
+    children = sorted(inputs)
+    if connection.dialect.name != "sqlite":
+        # One order for all writers, so that two parents that finish together cannot wait for each other.
+        for some in chunks(children):
+            connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(some)).order_by(jobs.c.id).with_for_update())
+    by_number: dict[int, list[int]] = collections.defaultdict(list)
+    for child in children:
+        by_number[inputs[child]].append(child)
+    for number, counted in by_number.items():
+        for some in chunks(counted):
+            connection.execute(sa.update(jobs).where(jobs.c.id.in_(some)).values(remaining=jobs.c.remaining - number))

@@ -1,9 +1,15 @@
-"""One guarded UPDATE and one event: how every job changes its state. The functions with the names of the table in
-:mod:`farm.states` live in :mod:`farm.jobs`, :mod:`farm.admission`, :mod:`farm.attempts` and :mod:`farm.reaping`."""
+"""A guarded UPDATE and an event for each job: how every job changes its state. The functions with the names of the
+table in :mod:`farm.states` live in :mod:`farm.jobs`, :mod:`farm.admission`, :mod:`farm.attempts` and
+:mod:`farm.reaping`.
+
+On PostgreSQL writers run side by side. One that moves several jobs, or decides about a job by the states of others,
+holds the graph (:func:`hold_graph`) from before its first row lock until its end: without an order two of them could
+wait for each other, or each miss what the other is about to write. SQLite has one writer at a time anyway.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +17,28 @@ import sqlalchemy as sa
 from farm.errors import NotFound, StaleTransition
 from farm.models import events, jobs
 from farm.states import FINAL, JobState, is_legal
+
+_GRAPH_LOCK = 7_200_101  # any number that no other advisory lock has
+_AT_ONCE = 500  # ids in one statement; both databases limit how many parameters it may have
+
+
+def hold_graph(connection: sa.Connection, *, shared: bool = False) -> None:
+    """Keep the relations between jobs as they are until the transaction ends.
+
+    Args:
+        connection: open transaction that holds no job's row yet.
+        shared: others that are shared, too, may go on: for writers whose rows no other shared one wants, or that take
+            them in the order of their ids.
+    """
+    if connection.dialect.name == "postgresql":
+        function = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+        connection.execute(sa.select(function(_GRAPH_LOCK)))
+
+
+def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The ids in pieces that fit into a statement."""
+    for start in range(0, len(ids), _AT_ONCE):
+        yield ids[start : start + _AT_ONCE]
 
 
 def move(
@@ -41,29 +69,65 @@ def move(
     Raises:
         StaleTransition: the job is not in that state, or at another attempt: somebody else was first.
     """
-    if not is_legal(source, name, target):
-        raise AssertionError(f"{source} --{name}--> {target} is not a transition of a job")
     guards = [jobs.c.id == job_id, jobs.c.state == str(source)]
     if attempt is not None:
         guards.append(jobs.c.attempt == attempt)
-    changed = {"state": str(target), "reason": reason, "finished_at": at if target in FINAL else None, **(values or {})}
+    changed = _changed(name, source=source, target=target, reason=reason, at=at, values=values)
     moved = connection.execute(
         sa.update(jobs).where(*guards).values(**changed).returning(jobs.c.attempt)
     ).scalar_one_or_none()
     if moved is None:
         fence = "" if attempt is None else f" at attempt {attempt}"
         raise StaleTransition(f"Job j{job_id} is no longer {source}{fence}: {name} came too late.")
-    connection.execute(
-        sa.insert(events).values(
-            job_id=job_id,
-            attempt=moved,
-            at=at,
-            transition=name,
-            from_state=str(source),
-            to_state=str(target),
-            reason=reason,
-        )
-    )
+    event = _event(name, source=source, target=target, reason=reason, at=at)
+    connection.execute(sa.insert(events).values(job_id=job_id, attempt=moved, **event))
+
+
+def move_all(
+    connection: sa.Connection,
+    job_ids: Sequence[int],
+    name: str,
+    *,
+    source: JobState,
+    target: JobState,
+    reason: str,
+    at: float,
+    values: Mapping[str, Any] | None = None,
+) -> None:
+    """Move several jobs along the same transition, as :func:`move` does one: for a caller that holds the graph.
+
+    A sweep has tens of thousands of jobs, and while one statement after another ends them nobody else could write.
+
+    Raises:
+        StaleTransition: one of the jobs is not in that state.
+    """
+    changed = _changed(name, source=source, target=target, reason=reason, at=at, values=values)
+    event = _event(name, source=source, target=target, reason=reason, at=at)
+    for some in chunks(sorted(job_ids)):
+        moved = connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id.in_(some), jobs.c.state == str(source))
+            .values(**changed)
+            .returning(jobs.c.id, jobs.c.attempt)
+        ).all()
+        if len(moved) != len(some):
+            others = sorted(set(some) - {row.id for row in moved})
+            raise StaleTransition(f"Job j{others[0]} is no longer {source}: {name} came too late.")
+        rows = [{"job_id": row.id, "attempt": row.attempt, **event} for row in sorted(moved)]
+        connection.execute(sa.insert(events), rows)
+
+
+def _changed(
+    name: str, *, source: JobState, target: JobState, reason: str, at: float, values: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The columns that a transition sets."""
+    if not is_legal(source, name, target):
+        raise AssertionError(f"{source} --{name}--> {target} is not a transition of a job")
+    return {"state": str(target), "reason": reason, "finished_at": at if target in FINAL else None, **(values or {})}
+
+
+def _event(name: str, *, source: JobState, target: JobState, reason: str, at: float) -> dict[str, Any]:
+    return {"at": at, "transition": name, "from_state": str(source), "to_state": str(target), "reason": reason}
 
 
 def state_of(connection: sa.Connection, job_id: int) -> JobState:

@@ -81,6 +81,13 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def postgresql(postgresql_url: sa.URL) -> Iterator[Database]:
+    """A fresh PostgreSQL database, for what only writers side by side can do to each other."""
+    with testing.fresh_database(empty_postgresql(postgresql_url)) as database:
+        yield database
+
+
+@pytest.fixture
 def each_database(empty_url: str) -> Iterator[Database]:
     """A fresh database at the newest revision, on each engine in turn."""
     with testing.fresh_database(empty_url) as database:
