@@ -29,6 +29,7 @@ HEALTH_STATES = ("ready", "draining", "quarantined", "lost")
 NODE_KINDS = ("host", "device")
 
 _WHERE = "where"  # key of an index's condition in its info
+_URGENCY = (sa.text("priority DESC"), "ready_at", "id")
 
 
 def literal(value: str | int) -> sa.BindParameter[str | int]:
@@ -102,7 +103,9 @@ jobs = sa.Table(
     sa.Column("leader_id", ID, sa.ForeignKey("jobs.id")),  # live job with the same action key
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),  # why it is in this state, for people
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column(
+        "priority", sa.Integer, nullable=False, server_default="0"
+    ),  # the submission's, or a follower's if higher
     sa.Column("remaining", sa.Integer, nullable=False, server_default="0"),  # inputs not done
     sa.Column("chain", sa.Integer, nullable=False, server_default="0"),  # longest chain of jobs behind it
     sa.Column("num_cores", sa.Integer, nullable=False, server_default="0"),  # per device; 0: needs a host slot
@@ -127,7 +130,9 @@ jobs = sa.Table(
     sa.CheckConstraint("remaining >= 0", name="remaining"),
     sa.Index("ix_jobs_submission_id", "submission_id"),
     _partial_index("uq_jobs_live_action_key", "action_key", unique=True, where=_one_of("state", list(LIVE))),
-    _partial_index("ix_jobs_ready", "priority", "ready_at", "id", where="state = 'ready'"),
+    # One for each kind of place, in the order in which places are given: no line is searched for the other's jobs.
+    _partial_index("ix_jobs_ready_for_cores", *_URGENCY, where="state = 'ready' AND num_cores > 0"),
+    _partial_index("ix_jobs_ready_for_slots", *_URGENCY, where="state = 'ready' AND num_cores = 0"),
     _partial_index("ix_jobs_admissible", "id", where="state = 'waiting' AND remaining = 0 AND leader_id IS NULL"),
     _partial_index("ix_jobs_queued", "queued_at", where="state = 'queued'"),
     _partial_index("ix_jobs_leader_id", "leader_id", where="leader_id IS NOT NULL"),

@@ -279,6 +279,15 @@ def _index_jobs() -> None:
         sqlite_where=sa.text("state = 'queued'"),
         postgresql_where=sa.text("state = 'queued'"),
     )
+    for kind, wanted in (("cores", "num_cores > 0"), ("slots", "num_cores = 0")):
+        op.create_index(
+            f"ix_jobs_ready_for_{kind}",
+            "jobs",
+            [sa.text("priority DESC"), "ready_at", "id"],
+            unique=False,
+            sqlite_where=sa.text(f"state = 'ready' AND {wanted}"),
+            postgresql_where=sa.text(f"state = 'ready' AND {wanted}"),
+        )
     op.create_index("ix_jobs_submission_id", "jobs", ["submission_id"], unique=False)
     op.create_index(
         "ix_jobs_unfinished_plan_key",
@@ -400,15 +409,6 @@ def _create_events() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     op.create_index("ix_events_job_id", "events", ["job_id", "id"], unique=False)
-
-    op.create_index(
-        "ix_jobs_ready",
-        "jobs",
-        ["priority", "ready_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("state = 'ready'"),
-        postgresql_where=sa.text("state = 'ready'"),
-    )
 
 
 def _create_point_jobs() -> None:
