@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from farm.db import insert_all
 from farm.errors import NotFound, StaleTransition
 from farm.models import events, jobs
 from farm.states import FINAL, JobState, is_legal
@@ -114,7 +115,7 @@ def move_all(
             others = sorted(set(some) - {row.id for row in moved})
             raise StaleTransition(f"Job j{others[0]} is no longer {source}: {name} came too late.")
         rows = [{"job_id": row.id, "attempt": row.attempt, **event} for row in sorted(moved)]
-        connection.execute(sa.insert(events), rows)
+        insert_all(connection, events, rows)
 
 
 def _changed(
