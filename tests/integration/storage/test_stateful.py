@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,10 @@ from hypothesis import strategies as st
 from farm import admission, attempts, jobs, leases, reaping, testing
 from farm.db import Database
 from farm.errors import NoCapacity, Refused, StaleTransition
-from farm.models import attempts as attempt_rows
-from farm.models import core_leases, edges, events, host_leases
 from farm.models import jobs as job_rows
 from farm.records import Usage
-from farm.states import DONE, FINAL, TRANSITIONS, JobState
 from qeff_engine.errors import FailureClass
+from tests import farm_books
 from tests.databases import empty_postgresql
 
 CORES = (16, 14)
@@ -137,6 +134,13 @@ class Farm(stateful.RuleBasedStateMachine):
             self._write(lambda c: jobs.cancel(c, ids[pick % len(ids)]))
 
     @stateful.rule(pick=picks)
+    def cancel_submission(self, pick: int) -> None:
+        with self.database.read() as connection:
+            ids = list(connection.scalars(sa.select(job_rows.c.submission_id).distinct().order_by("submission_id")))
+        if ids:
+            self._write(lambda c: jobs.cancel_submission(c, ids[pick % len(ids)]))
+
+    @stateful.rule(pick=picks)
     def retry(self, pick: int) -> None:
         ids = self._job_ids()
         if ids:
@@ -144,50 +148,7 @@ class Farm(stateful.RuleBasedStateMachine):
 
     @stateful.invariant()
     def the_books_agree(self) -> None:
-        with self.database.read() as connection:
-            rows = connection.execute(sa.select(job_rows)).all()
-            by_id = {row.id: row for row in rows}
-            tries = connection.execute(sa.select(attempt_rows)).all()
-            held = connection.execute(sa.select(core_leases)).all()
-            slots = connection.execute(sa.select(host_leases)).all()
-            told = connection.execute(sa.select(events).order_by(events.c.id)).all()
-            links = connection.execute(sa.select(edges)).all()
-        running = {(row.job_id, row.number) for row in tries if row.state == "running"}
-        assert running == {(row.id, row.attempt) for row in rows if row.state == "running"}
-        self._check_leases(by_id, running, held, slots)
-        succeeded = collections.Counter(row.job_id for row in tries if row.state == "succeeded")
-        assert succeeded == {row.id: 1 for row in rows if row.state == "succeeded"}
-        undone = collections.Counter(
-            link.child_id for link in links if JobState(by_id[link.parent_id].state) not in DONE
-        )
-        for row in rows:
-            assert row.remaining == undone[row.id], row
-            if row.leader_id is not None:
-                assert by_id[row.leader_id].state in ("ready", "queued", "running"), row
-            if row.state == "waiting":
-                inputs = [by_id[link.parent_id].state for link in links if link.child_id == row.id]
-                assert not {"failed", "cancelled", "blocked"} & set(inputs), row
-        self._check_history(by_id, told)
-
-    def _check_leases(self, by_id: dict[int, Any], running: set[tuple[int, int]], held: Any, slots: Any) -> None:
-        for device_id, cores in zip(self.host.device_ids, CORES, strict=True):
-            assert sum(row.device_id == device_id for row in held) <= cores
-        assert {(row.job_id, row.attempt) for row in held if row.state == "held"} | {
-            (row.job_id, row.attempt) for row in slots
-        } == running
-        for key, number in collections.Counter((row.job_id, row.attempt) for row in held).items():
-            assert number == by_id[key[0]].num_cores
-
-    def _check_history(self, by_id: dict[int, Any], told: Any) -> None:
-        state: dict[int, str] = {}
-        for event in told:
-            if event.transition != "submit":
-                assert state[event.job_id] == event.from_state
-                step = (JobState(event.from_state), event.transition, JobState(event.to_state))
-                assert step in TRANSITIONS
-            state[event.job_id] = event.to_state
-        assert state == {row.id: row.state for row in by_id.values()}
-        assert all((row.finished_at is not None) == (JobState(row.state) in FINAL) for row in by_id.values())
+        farm_books.check(self.database)
 
 
 SETTINGS = {

@@ -59,11 +59,34 @@ def test_only_transitions_of_the_table_can_be_asked_for() -> None:
     with engine.connect() as connection:
         for source, name, target in itertools.product(JobState, NAMES, JobState):
             with contextlib.suppress(AssertionError):
-                with pytest.raises(sa.exc.OperationalError, match="no such table"):
-                    transitions.move(connection, 1, name, source=source, target=target, reason="", at=0.0)
-                accepted.add((source, name, target))
+                for move, what in ((transitions.move, 1), (transitions.move_all, [1, 2])):
+                    with pytest.raises(sa.exc.OperationalError, match="no such table"):
+                        move(connection, what, name, source=source, target=target, reason="", at=0.0)
+                    accepted.add((move, source, name, target))
     engine.dispose()
-    assert accepted == TRANSITIONS
+    both = transitions.move, transitions.move_all
+    assert accepted == {(move, *step) for move in both for step in TRANSITIONS}
+
+
+def test_several_jobs_are_moved_together_or_not_at_all(each_database: Database) -> None:
+    ids = job_ids(each_database, testing.add_submission(each_database))
+    with each_database.write() as connection:
+        jobs.cancel(connection, ids["run 8 cores"])
+    before = states(each_database)
+    with (
+        pytest.raises(StaleTransition, match=f"j{ids['run 8 cores']} is no longer waiting"),
+        each_database.write() as connection,
+    ):
+        transitions.move_all(
+            connection,
+            list(ids.values()),
+            "block",
+            source=JobState.WAITING,
+            target=JobState.BLOCKED,
+            reason="",
+            at=now(connection),
+        )
+    assert states(each_database) == before
 
 
 def test_a_sweep_ends_with_one_attempt_per_job_and_an_event_per_change(each_database: Database) -> None:
@@ -103,6 +126,25 @@ def test_live_work_is_shared_between_submissions(each_database: Database) -> Non
         assert [(job.id, job.priority) for job in admission.ready(connection, limit=9)] == [(leader, 7)]
     assert run_all(each_database, host) == 6
     assert set(states(each_database).values()) == {"cached"}
+
+
+def test_the_urgency_of_a_follower_carries_its_leader_past_those_that_came_before(each_database: Database) -> None:
+    testing.add_host(each_database)
+    for number in range(3):
+        testing.add_submission(each_database, testing.small_plan(tag=f"before {number}"))
+    first = testing.add_submission(each_database)
+    testing.admit_all(each_database)
+    testing.add_submission(each_database, priority=7)
+    testing.admit_all(each_database)
+    leader = job_ids(each_database, first)["resolve"]
+    with each_database.read() as connection:
+        assert [job.id for job in admission.ready(connection, limit=1, of_device=False)] == [leader]
+    with each_database.write() as connection:
+        jobs.cancel(connection, leader)
+    with each_database.write() as connection:
+        jobs.retry(connection, leader)
+        priority = connection.scalar(sa.select(job_rows.c.priority).where(job_rows.c.id == leader))
+    assert priority == 0  # its own again: the follower does the work itself now
 
 
 def test_a_message_that_comes_twice_or_late_changes_nothing(each_database: Database) -> None:
@@ -324,6 +366,19 @@ def test_a_message_is_left_with_its_transition_and_sent_again_while_nobody_claim
     with each_database.write() as connection:
         attempts.claim(connection, ids["resolve"], 1, node_id=host.host_node, lease_s=60)
         assert outbox.resend_stale(connection, older_than_s=-1, term=None) == 0
+
+
+def test_an_interrupted_attempt_that_a_user_cancelled_is_cancelled(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    ids = job_ids(each_database, testing.add_submission(each_database))
+    testing.admit_all(each_database)
+    claimed = testing.claim(each_database, ids["resolve"], node_id=host.host_node)
+    with each_database.write() as connection:
+        assert jobs.cancel(connection, ids["resolve"]) is JobState.RUNNING
+    with each_database.write() as connection:
+        state = attempts.interrupt(connection, claimed.job_id, claimed.attempt, reason="shutting down")
+    assert state is JobState.CANCELLED
+    assert set(states(each_database).values()) == {"cancelled", "blocked"}
 
 
 def test_an_interrupted_attempt_counts_against_nobody(each_database: Database) -> None:
