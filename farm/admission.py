@@ -8,13 +8,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import leadership, outbox, settling
+from farm import leadership, outbox, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
-from farm.models import actions, edges, jobs, literal, literals
+from farm.models import edges, jobs, literal, literals
 from farm.records import Admissible, ReadyJob
 from farm.states import LIVE, JobState
 from farm.transitions import chunks, hold_graph, move
+
+_LEADER = sa.select(jobs.c.id).where(jobs.c.action_key == sa.bindparam("key"), jobs.c.state.in_(literals(LIVE)))
+_READY_ATTEMPT = (
+    sa.select(jobs.c.attempt)
+    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
+    .with_for_update()
+)
 
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
@@ -56,11 +63,7 @@ def admit(
     hold_graph(connection)
     at = now(connection)
     keys = {"action_key": action_key, "key_parts": dict(parts)}
-    known = connection.execute(
-        sa.select(actions.c.artifact, actions.c.failure_class, actions.c.failure_message, actions.c.job_id).where(
-            actions.c.action_key == action_key
-        )
-    ).one_or_none()
+    known = results.known(connection, action_key)
     if known is not None and known.artifact is not None:
         hit(connection, job_id, artifact=known.artifact, reason=f"done before by j{known.job_id}", at=at, values=keys)
         return JobState.CACHED
@@ -70,9 +73,7 @@ def admit(
         _step(connection, job_id, "fail", target=JobState.FAILED, reason=reason, at=at, values=values)
         settling.block_descendants(connection, job_id, because="failed", at=at)
         return JobState.FAILED
-    leader_id = connection.scalar(
-        sa.select(jobs.c.id).where(jobs.c.action_key == action_key, jobs.c.state.in_(literals(LIVE)))
-    )
+    leader_id = connection.scalar(_LEADER, {"key": action_key})
     if leader_id is not None:
         _follow(connection, job_id, leader_id=leader_id, at=at, values=keys)
         return JobState.WAITING
@@ -150,9 +151,7 @@ def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str,
     """
     leadership.require_term(connection, term)
     at = now(connection)
-    current = connection.scalar(
-        sa.select(jobs.c.attempt).where(jobs.c.id == job_id, jobs.c.state == str(JobState.READY)).with_for_update()
-    )
+    current = connection.scalar(_READY_ATTEMPT, {"job": job_id})
     if current is None:
         raise StaleTransition(f"Job j{job_id} is no longer ready: enqueue came too late.")
     attempt = int(current) + 1

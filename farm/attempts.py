@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import leases, settling
+from farm import leases, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
 from farm.leases import confirm_gone
-from farm.models import actions, artifacts, attempts, edges, jobs, nodes
+from farm.models import attempts, edges, jobs, nodes
 from farm.records import ArtifactRecord, Claim, Grant, Usage
 from farm.states import JobState
 from farm.transitions import hold_graph, move
@@ -44,6 +44,29 @@ DETERMINISTIC = frozenset({FailureClass.INVALID_INPUT, FailureClass.UNSUPPORTED,
 
 _FIRST_PAUSE_S = 1.0  # doubles with each failure
 
+_parents = jobs.alias()
+_INPUTS = (
+    sa.select(edges.c.input, _parents.c.artifact)
+    .join(_parents, _parents.c.id == edges.c.parent_id)
+    .where(edges.c.child_id == sa.bindparam("job"))
+)
+_CLAIMED = (
+    sa.select(
+        *(jobs.c[name] for name in ("submission_id", "stage", "label", "spec", "priority", "num_cores")),
+        nodes.c.host_id,
+        nodes.c.device_id,
+    )
+    .join(nodes, nodes.c.id == jobs.c.node_id)
+    .where(jobs.c.id == sa.bindparam("job"))
+)
+_COUNTED = sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == sa.bindparam("job"))
+_INSERT = sa.insert(attempts)
+_UPDATE = sa.update(attempts).where(  # nobody changes an attempt that is over
+    attempts.c.job_id == sa.bindparam("job"),
+    attempts.c.number == sa.bindparam("fence"),
+    attempts.c.state == "running",
+)
+
 
 def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int, lease_s: float) -> Claim:
     """Take a queued attempt for a node, with all the cores or the slot that it needs, or nothing.
@@ -64,27 +87,18 @@ def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int,
         attempt=attempt,
         values={"node_id": node_id},
     )
-    job = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
-    node = connection.execute(sa.select(nodes.c.host_id, nodes.c.device_id).where(nodes.c.id == node_id)).one()
-    connection.execute(
-        sa.insert(attempts).values(
-            job_id=job_id,
-            number=attempt,
-            node_id=node_id,
-            state="running",
-            lease_until=at + lease_s,
-            started_at=at,
-        )
-    )
+    job = connection.execute(_CLAIMED, {"job": job_id}).one()
+    key = {"job_id": job_id, "number": attempt, "node_id": node_id}
+    connection.execute(_INSERT, {**key, "state": "running", "lease_until": at + lease_s, "started_at": at})
     grants: tuple[Grant, ...] = ()
     if job.num_cores:
         grants = (
             leases.take_cores(
-                connection, node.device_id, num_cores=job.num_cores, job_id=job_id, attempt=attempt, at=at
+                connection, job.device_id, num_cores=job.num_cores, job_id=job_id, attempt=attempt, at=at
             ),
         )
     else:
-        leases.take_slot(connection, node.host_id, job_id=job_id, attempt=attempt, at=at)
+        leases.take_slot(connection, job.host_id, job_id=job_id, attempt=attempt, at=at)
     return Claim(
         job_id=job_id,
         attempt=attempt,
@@ -100,13 +114,7 @@ def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int,
 
 def _inputs(connection: sa.Connection, job_id: int) -> dict[str, str]:
     """Artifact digest by the name of the job's input."""
-    parent = jobs.alias()
-    rows = connection.execute(
-        sa.select(edges.c.input, parent.c.artifact)
-        .join(parent, parent.c.id == edges.c.parent_id)
-        .where(edges.c.child_id == job_id)
-    )
-    return {row.input: row.artifact for row in rows}
+    return {row.input: row.artifact for row in connection.execute(_INPUTS, {"job": job_id})}
 
 
 def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
@@ -139,14 +147,11 @@ def heartbeat(
         StaleTransition: the attempt is no longer the caller's.
     """
     said = {"progress": progress, "fraction": fraction} if progress is not None else {}
-    renewed = connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == attempt, attempts.c.state == "running")
-        .values(lease_until=now(connection) + lease_s, **said)
-    )
+    key = {"job": job_id, "fence": attempt}
+    renewed = connection.execute(_UPDATE, {**key, "lease_until": now(connection) + lease_s, **said})
     if renewed.rowcount != 1:
         raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over: its heartbeat came too late.")
-    return bool(connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == job_id)))
+    return bool(_counted(connection, job_id).cancel_requested)
 
 
 def succeed(
@@ -165,17 +170,7 @@ def succeed(
     """
     hold_graph(connection, shared=True)
     at = now(connection)
-    connection.execute(
-        _insert_or_ignore(connection)(artifacts)
-        .values(
-            digest=artifact.digest,
-            stage=artifact.stage,
-            num_bytes=artifact.num_bytes,
-            num_files=artifact.num_files,
-            created_at=at,
-        )
-        .on_conflict_do_nothing()
-    )
+    results.record(connection, artifact, at=at)
     move(
         connection,
         job_id,
@@ -189,28 +184,8 @@ def succeed(
     )
     end_attempt(connection, job_id, attempt, state="succeeded", usage=usage, at=at, figures=dict(figures))
     leases.release(connection, job_id, attempt=attempt)
-    _remember_success(connection, job_id, artifact=artifact.digest, figures=figures, at=at)
+    results.remember_success(connection, job_id, artifact=artifact.digest, figures=figures, at=at)
     settling.done(connection, job_id, artifact=artifact.digest, at=at)
-
-
-def _remember_success(
-    connection: sa.Connection, job_id: int, *, artifact: str, figures: Mapping[str, Any], at: float
-) -> None:
-    job = _keyed(connection, job_id)
-    if job.action_key is not None:
-        connection.execute(
-            _insert_or_ignore(connection)(actions)
-            .values(
-                action_key=job.action_key,
-                stage=job.stage,
-                parts=job.key_parts or {},
-                artifact=artifact,
-                job_id=job_id,
-                figures=dict(figures),
-                created_at=at,
-            )
-            .on_conflict_do_nothing()
-        )
 
 
 def fail(
@@ -229,7 +204,7 @@ def fail(
     """
     hold_graph(connection)
     kind = FailureClass(failure_class)
-    job = _keyed(connection, job_id)
+    job = _counted(connection, job_id)
     if job.cancel_requested:
         cancel_attempt(connection, job_id, attempt, usage=usage)
         return JobState.CANCELLED
@@ -258,8 +233,8 @@ def fail(
     if again:
         return JobState.READY
     deterministic = kind in DETERMINISTIC
-    if deterministic and job.action_key is not None:
-        _remember_failure(connection, job, failure_class=kind, message=message, at=at)
+    if deterministic:
+        results.remember_failure(connection, job_id, failure_class=str(kind), message=message, at=at)
     settling.failed(connection, job_id, deterministic=deterministic, failure_class=str(kind), message=message, at=at)
     return JobState.FAILED
 
@@ -273,7 +248,7 @@ def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: s
         StaleTransition: the attempt is no longer the caller's.
     """
     hold_graph(connection)
-    if _keyed(connection, job_id).cancel_requested:
+    if _counted(connection, job_id).cancel_requested:
         cancel_attempt(connection, job_id, attempt, usage=Usage())
         return JobState.CANCELLED
     at = now(connection)
@@ -336,49 +311,11 @@ def end_attempt(
         values["figures"] = figures
     if failure is not None:
         values |= {"failure_class": str(failure[0]), "message": failure[1]}
-    ended = connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == attempt, attempts.c.state == "running")
-        .values(**values)
-    )
+    ended = connection.execute(_UPDATE, {"job": job_id, "fence": attempt, **values})
     if ended.rowcount != 1:
         raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over already.")
 
 
-def _keyed(connection: sa.Connection, job_id: int) -> Any:
-    return connection.execute(
-        sa.select(
-            jobs.c.id,
-            jobs.c.stage,
-            jobs.c.action_key,
-            jobs.c.key_parts,
-            jobs.c.failures,
-            jobs.c.cancel_requested,
-        ).where(jobs.c.id == job_id)
-    ).one()
-
-
-def _remember_failure(
-    connection: sa.Connection, job: Any, *, failure_class: FailureClass, message: str, at: float
-) -> None:
-    connection.execute(
-        _insert_or_ignore(connection)(actions)
-        .values(
-            action_key=job.action_key,
-            stage=job.stage,
-            parts=job.key_parts or {},
-            failure_class=str(failure_class),
-            failure_message=message,
-            job_id=job.id,
-            figures={},
-            created_at=at,
-        )
-        .on_conflict_do_nothing()
-    )
-
-
-def _insert_or_ignore(connection: sa.Connection) -> Any:
-    """The database's own INSERT, which knows ON CONFLICT."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+def _counted(connection: sa.Connection, job_id: int) -> Any:
+    """A row with how often a job failed and whether a user asked it to stop."""
+    return connection.execute(_COUNTED, {"job": job_id}).one()

@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import settling
+from farm import results, settling
 from farm.db import insert_all, now
 from farm.errors import NotFound, Refused
-from farm.models import actions, edges, events, jobs, point_jobs, points, submissions
+from farm.models import edges, events, jobs, point_jobs, points, submissions
 from farm.plan import Plan
 from farm.states import DONE, FINAL, JobState
 from farm.transitions import chunks, hold_graph, move_all, state_of
@@ -198,7 +198,7 @@ def retry(connection: sa.Connection, job_id: int) -> None:
     chosen = settling.reach(connection, [job_id], upwards=True, states=_RETRIABLE)
     blocked = settling.reach(connection, chosen, upwards=False, states=[JobState.BLOCKED]) - chosen
     again = chosen | _unblocked(connection, blocked, chosen=chosen)
-    _forget_failures(connection, sorted(again))
+    results.forget_failures(connection, sorted(again))
     _reset(connection, sorted(again), at=now(connection))
 
 
@@ -217,14 +217,6 @@ def _unblocked(connection: sa.Connection, blocked: set[int], *, chosen: set[int]
     while stuck := {row.child_id for row in rows if row.child_id in tried and row.parent_id not in tried}:
         tried -= stuck
     return tried - chosen
-
-
-def _forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
-    for some in chunks(job_ids):
-        keys = sa.select(jobs.c.action_key).where(jobs.c.id.in_(some), jobs.c.action_key.is_not(None))
-        connection.execute(
-            sa.delete(actions).where(actions.c.failure_class.is_not(None), actions.c.action_key.in_(keys))
-        )
 
 
 def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> None:

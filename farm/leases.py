@@ -8,6 +8,23 @@ from farm.errors import NoCapacity
 from farm.models import core_leases, cores, devices, host_leases, hosts
 from farm.records import Grant
 
+_DEVICE = sa.select(devices.c.qid, devices.c.health).where(devices.c.id == sa.bindparam("device")).with_for_update()
+_HELD_CORES = sa.select(core_leases.c.core).where(core_leases.c.device_id == sa.bindparam("device"))
+_FREE_CORES = (
+    sa.select(cores.c.number)
+    .where(cores.c.device_id == sa.bindparam("device"), cores.c.usable, cores.c.number.not_in(_HELD_CORES))
+    .order_by(cores.c.number)
+    .limit(sa.bindparam("wanted"))
+)
+_INSERT_CORES = sa.insert(core_leases)
+_NUM_SLOTS = sa.select(hosts.c.num_slots).where(hosts.c.id == sa.bindparam("host")).with_for_update()
+_HELD_SLOTS = sa.select(host_leases.c.slot).where(host_leases.c.host_id == sa.bindparam("host"))
+_INSERT_SLOT = sa.insert(host_leases)
+_RELEASE = tuple(
+    sa.delete(table).where(table.c.job_id == sa.bindparam("job"), table.c.attempt == sa.bindparam("number"))
+    for table in (core_leases, host_leases)
+)
+
 
 def take_cores(
     connection: sa.Connection, device_id: int, *, num_cores: int, job_id: int, attempt: int, at: float
@@ -17,23 +34,15 @@ def take_cores(
     Raises:
         NoCapacity: fewer are free, the device is not healthy, or another transaction took one of them meanwhile.
     """
-    device = connection.execute(
-        sa.select(devices.c.qid, devices.c.health).where(devices.c.id == device_id).with_for_update()
-    ).one()
+    device = connection.execute(_DEVICE, {"device": device_id}).one()
     if device.health != "ready":
         raise NoCapacity(f"Device {device.qid} is {device.health}.")
-    held = sa.select(core_leases.c.core).where(core_leases.c.device_id == device_id)
-    free = connection.scalars(
-        sa.select(cores.c.number)
-        .where(cores.c.device_id == device_id, cores.c.usable, cores.c.number.not_in(held))
-        .order_by(cores.c.number)
-        .limit(num_cores)
-    ).all()
+    free = connection.scalars(_FREE_CORES, {"device": device_id, "wanted": num_cores}).all()
     if len(free) < num_cores:
         raise NoCapacity(f"Device {device.qid} has {len(free)} cores free, {num_cores} are needed.")
     rows = [{"device_id": device_id, "core": core, "job_id": job_id, "attempt": attempt, "since": at} for core in free]
     try:
-        connection.execute(sa.insert(core_leases), rows)
+        connection.execute(_INSERT_CORES, rows)
     except sa.exc.IntegrityError as error:
         raise NoCapacity(f"Cores of device {device.qid} were taken meanwhile.") from error
     return Grant(device_id=device_id, qid=device.qid, cores=tuple(free))
@@ -45,25 +54,22 @@ def take_slot(connection: sa.Connection, host_id: int, *, job_id: int, attempt: 
     Raises:
         NoCapacity: all are held.
     """
-    num_slots = connection.execute(
-        sa.select(hosts.c.num_slots).where(hosts.c.id == host_id).with_for_update()
-    ).scalar_one()
-    held = set(connection.scalars(sa.select(host_leases.c.slot).where(host_leases.c.host_id == host_id)))
+    num_slots = connection.execute(_NUM_SLOTS, {"host": host_id}).scalar_one()
+    held = set(connection.scalars(_HELD_SLOTS, {"host": host_id}))
     slot = next((number for number in range(num_slots) if number not in held), None)
     if slot is None:
         raise NoCapacity(f"All {num_slots} slots of the host are held.")
     try:
-        connection.execute(
-            sa.insert(host_leases).values(host_id=host_id, slot=slot, job_id=job_id, attempt=attempt, since=at)
-        )
+        row = {"host_id": host_id, "slot": slot, "job_id": job_id, "attempt": attempt, "since": at}
+        connection.execute(_INSERT_SLOT, row)
     except sa.exc.IntegrityError as error:
         raise NoCapacity("The slot was taken meanwhile.") from error
 
 
 def release(connection: sa.Connection, job_id: int, *, attempt: int) -> None:
     """Give back everything that an attempt holds: its process group is gone."""
-    for table in (core_leases, host_leases):
-        connection.execute(sa.delete(table).where(table.c.job_id == job_id, table.c.attempt == attempt))
+    for statement in _RELEASE:
+        connection.execute(statement, {"job": job_id, "number": attempt})
 
 
 def drain(connection: sa.Connection, job_id: int, *, attempt: int, at: float) -> None:

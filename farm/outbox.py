@@ -13,10 +13,12 @@ from farm.records import Message
 from farm.states import JobState
 from farm.transitions import hold_graph
 
+_INSERT = sa.insert(outbox)
+
 
 def put(connection: sa.Connection, *, queue: str, job_id: int, attempt: int, at: float) -> None:
     """Leave a message, in the transaction that decided on it."""
-    connection.execute(sa.insert(outbox).values(queue=queue, job_id=job_id, attempt=attempt, created_at=at))
+    connection.execute(_INSERT, {"queue": queue, "job_id": job_id, "attempt": attempt, "created_at": at})
 
 
 def take_outbox(connection: sa.Connection, *, limit: int) -> list[Message]:

@@ -12,6 +12,13 @@ from farm.models import edges, jobs
 from farm.states import JobState
 from farm.transitions import chunks, move_all
 
+_FOLLOWERS = (
+    sa.select(jobs.c.leader_id, jobs.c.id)
+    .where(jobs.c.leader_id.in_(sa.bindparam("leaders", expanding=True)))
+    .order_by(jobs.c.id)
+)
+_CHILDREN = sa.select(edges.c.child_id).where(edges.c.parent_id.in_(sa.bindparam("parents", expanding=True)))
+
 
 def done(connection: sa.Connection, job_id: int, *, artifact: str, at: float) -> None:
     """A job has its artifact: its followers have it too, and the children of all of them wait for one input less."""
@@ -105,10 +112,7 @@ def _followers(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, l
     """By leader: its followers."""
     found: dict[int, list[int]] = collections.defaultdict(list)
     for some in chunks(sorted(job_ids)):
-        rows = connection.execute(
-            sa.select(jobs.c.leader_id, jobs.c.id).where(jobs.c.leader_id.in_(some)).order_by(jobs.c.id)
-        )
-        for row in rows:
+        for row in connection.execute(_FOLLOWERS, {"leaders": some}):
             found[row.leader_id].append(row.id)
     return found
 
@@ -117,7 +121,7 @@ def _count_down(connection: sa.Connection, finished: Sequence[int]) -> None:
     """Lower the children's count by the number of their inputs that these jobs are."""
     inputs: collections.Counter[int] = collections.Counter()
     for some in chunks(finished):
-        inputs.update(connection.scalars(sa.select(edges.c.child_id).where(edges.c.parent_id.in_(some))))
+        inputs.update(connection.scalars(_CHILDREN, {"parents": some}))
     children = sorted(inputs)
     if connection.dialect.name != "sqlite":
         # One order for all writers, so that two parents that finish together cannot wait for each other.

@@ -22,6 +22,16 @@ from farm.states import FINAL, JobState, is_legal
 _GRAPH_LOCK = 7_200_101  # any number that no other advisory lock has
 _AT_ONCE = 500  # ids in one statement; both databases limit how many parameters it may have
 
+# Statements are made once where they are many a second: making one costs SQLAlchemy more than running it.
+_UPDATE = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("the_job"), jobs.c.state == sa.bindparam("the_state"))
+    .returning(jobs.c.attempt)
+)
+_FENCED_UPDATE = _UPDATE.where(jobs.c.attempt == sa.bindparam("the_attempt"))
+_INSERT_EVENT = sa.insert(events)
+_STATE = sa.select(jobs.c.state).where(jobs.c.id == sa.bindparam("the_job")).with_for_update()
+
 
 def hold_graph(connection: sa.Connection, *, shared: bool = False) -> None:
     """Keep the relations between jobs as they are until the transaction ends.
@@ -65,23 +75,23 @@ def move(
         reason: one sentence for people.
         at: the database's time.
         attempt: fence that the caller holds; None when the transition needs none.
-        values: further columns.
+        values: further columns; values, not expressions.
 
     Raises:
         StaleTransition: the job is not in that state, or at another attempt: somebody else was first.
     """
-    guards = [jobs.c.id == job_id, jobs.c.state == str(source)]
-    if attempt is not None:
-        guards.append(jobs.c.attempt == attempt)
     changed = _changed(name, source=source, target=target, reason=reason, at=at, values=values)
-    moved = connection.execute(
-        sa.update(jobs).where(*guards).values(**changed).returning(jobs.c.attempt)
-    ).scalar_one_or_none()
+    guards = {"the_job": job_id, "the_state": str(source)}
+    if attempt is None:
+        found = connection.execute(_UPDATE, {**guards, **changed})
+    else:
+        found = connection.execute(_FENCED_UPDATE, {**guards, "the_attempt": attempt, **changed})
+    moved = found.scalar_one_or_none()
     if moved is None:
         fence = "" if attempt is None else f" at attempt {attempt}"
         raise StaleTransition(f"Job j{job_id} is no longer {source}{fence}: {name} came too late.")
     event = _event(name, source=source, target=target, reason=reason, at=at)
-    connection.execute(sa.insert(events).values(job_id=job_id, attempt=moved, **event))
+    connection.execute(_INSERT_EVENT, {"job_id": job_id, "attempt": moved, **event})
 
 
 def move_all(
@@ -137,7 +147,7 @@ def state_of(connection: sa.Connection, job_id: int) -> JobState:
     Raises:
         NotFound: there is no such job.
     """
-    found = connection.scalar(sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update())
+    found = connection.scalar(_STATE, {"the_job": job_id})
     if found is None:
         raise NotFound(f"There is no job j{job_id}. See the jobs with: farm list --jobs")
     return JobState(found)
