@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -38,6 +39,7 @@ def postgresql_url() -> Iterator[sa.URL]:
         finally:
             _stop_at_once(psutil.Process(server.get_pid()))
             server.cleanup()
+            atexit.unregister(server._cleanup)  # once more, it would make the directory of its lock again
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
