@@ -42,7 +42,12 @@ def run_job(node: AttemptNode, prompt: str) -> int:
 
 
 def alive(*pids: int) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between two looks
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def test_a_chain_of_stages_reads_what_the_one_before_published(node: AttemptNode) -> None:
