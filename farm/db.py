@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from farm.errors import DatabaseTooNew, FarmNotUp, Refused
 
 # Every revision of migrations/versions, oldest first. Kept here so that commands need not import Alembic.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 HEAD = REVISIONS[-1]
 
 _BUSY_TIMEOUT_MS = 10_000

@@ -49,13 +49,13 @@ def submit(
         )
         .returning(submissions.c.id)
     ).scalar_one()
-    ids = _insert_jobs(connection, plan, submission_id=submission_id, priority=priority, at=at)
+    ids = _insert_jobs(connection, plan, submission_id=submission_id, owner=owner, priority=priority, at=at)
     _insert_points(connection, plan, submission_id=submission_id, ids=ids)
     return submission_id
 
 
 def _insert_jobs(
-    connection: sa.Connection, plan: Plan, *, submission_id: int, priority: int, at: float
+    connection: sa.Connection, plan: Plan, *, submission_id: int, owner: str, priority: int, at: float
 ) -> dict[str, int]:
     """Insert jobs, edges and first events; returns the ids by plan key."""
     reserved = _reserve_ids(connection, jobs, number=len(plan.jobs))
@@ -64,6 +64,7 @@ def _insert_jobs(
         {
             "id": ids[job.plan_key],
             "submission_id": submission_id,
+            "owner": owner,
             "stage": str(job.stage),
             "label": job.label,
             "spec": job.spec,

@@ -1,0 +1,101 @@
+"""Clocks, pauses, places, predictions, fair shares, and what the garbage collection must know."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_KINDS = "kind IN ('interactive', 'nightly', 'sweep')"
+_FALSE = sa.false()
+
+# Table and column with a CHECK: written out, since only so SQLite adds it without making the table anew.
+_CHECKED = (
+    ("submissions", "kind", f"TEXT DEFAULT 'sweep' NOT NULL CONSTRAINT ck_submissions_kind CHECK ({_KINDS})"),
+    ("jobs", "kind", f"TEXT DEFAULT 'sweep' NOT NULL CONSTRAINT ck_jobs_kind CHECK ({_KINDS})"),
+    ("jobs", "held", "INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_jobs_held CHECK (held IN (0, 1))"),
+)
+
+
+def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
+    """By table, the columns without a CHECK."""
+    return {
+        "submissions": (sa.Column("paused_at", sa.Double), sa.Column("deadline_at", sa.Double)),
+        "jobs": (
+            sa.Column("owner", sa.Text, nullable=False, server_default=""),
+            sa.Column("exclusive", sa.Boolean, nullable=False, server_default=_FALSE),
+            sa.Column("needs", sa.JSON),
+            sa.Column("ram_bytes", sa.BigInteger, nullable=False, server_default="0"),
+            sa.Column("expected_s", sa.Double),
+            sa.Column("reserved_s", sa.Double),
+            sa.Column("wait_limit_s", sa.Double),
+            sa.Column("run_limit_s", sa.Double),
+            sa.Column("deadline_at", sa.Double),
+            sa.Column("skip_cache", sa.Boolean, nullable=False, server_default=_FALSE),
+            sa.Column("unsubscribed", sa.Boolean, nullable=False, server_default=_FALSE),
+            sa.Column("placed_on", sa.JSON),
+            sa.Column("forecast_at", sa.Double),
+            sa.Column("failure_line", sa.Text),
+            sa.Column("failure_advice", sa.Text),
+        ),
+        "attempts": (
+            sa.Column("run_until", sa.Double),
+            sa.Column("placed_on", sa.JSON),
+            sa.Column("ram_bytes", sa.BigInteger),
+            sa.Column("failure_line", sa.Text),
+            sa.Column("failure_advice", sa.Text),
+        ),
+        "actions": (sa.Column("expires_at", sa.Double),),
+        "artifacts": (
+            sa.Column("used_at", sa.Double),
+            sa.Column("pinned", sa.Text),
+            sa.Column("condemned_at", sa.Double),
+        ),
+        "hosts": (sa.Column("labels", sa.JSON), sa.Column("drained", sa.Text)),
+        "devices": (
+            sa.Column("quarantined_until", sa.Double),
+            sa.Column("labels", sa.JSON),
+            sa.Column("drained", sa.Text),
+        ),
+        "host_leases": (sa.Column("ram_bytes", sa.BigInteger, nullable=False, server_default="0"),),
+    }
+
+
+def upgrade() -> None:
+    """Add columns and two tables."""
+    for table, columns in _columns().items():
+        for column in columns:
+            op.add_column(table, column)
+    for table, name, definition in _CHECKED:
+        op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
+    op.execute("UPDATE jobs SET owner = (SELECT owner FROM submissions WHERE submissions.id = jobs.submission_id)")
+    op.create_table(
+        "owners",
+        sa.Column("name", sa.Text),
+        sa.Column("core_seconds", sa.Double, nullable=False, server_default="0"),
+        sa.Column("slot_seconds", sa.Double, nullable=False, server_default="0"),
+        sa.Column("updated_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_owners"),
+    )
+    op.create_table(
+        "history",
+        sa.Column("key", sa.Text),
+        sa.Column("samples", sa.JSON, nullable=False),
+        sa.Column("updated_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("key", name="pk_history"),
+    )
+
+
+def downgrade() -> None:
+    """Take them away again."""
+    op.drop_table("history")
+    op.drop_table("owners")
+    for table, name, _ in reversed(_CHECKED):
+        op.drop_column(table, name)
+    for table, columns in reversed(_columns().items()):
+        for column in reversed(columns):
+            op.drop_column(table, column.name)
