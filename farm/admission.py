@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,15 +13,13 @@ from farm import leadership, outbox, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
 from farm.models import edges, jobs, literal, literals
-from farm.records import Admissible, ReadyJob
+from farm.records import Admissible, Assignment, ReadyJob
 from farm.states import LIVE, JobState
-from farm.transitions import chunks, hold_graph, move
+from farm.transitions import chunks, hold_graph, move, move_each
 
 _LEADER = sa.select(jobs.c.id).where(jobs.c.action_key == sa.bindparam("key"), jobs.c.state.in_(literals(LIVE)))
-_READY_ATTEMPT = (
-    sa.select(jobs.c.attempt)
-    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
-    .with_for_update()
+_LIVE_KEYS = sa.select(jobs.c.action_key).where(
+    jobs.c.action_key.in_(sa.bindparam("keys", expanding=True)), jobs.c.state.in_(literals(LIVE))
 )
 
 
@@ -80,6 +79,42 @@ def admit(
     values = {**keys, "ready_at": at}
     _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
     return JobState.READY
+
+
+def admit_all(
+    connection: sa.Connection,
+    found: Sequence[tuple[int, str, Mapping[str, Any]]],
+    *,
+    term: int | None,
+) -> int:
+    """Decide about waiting jobs (id, action key, its parts), each as :func:`admit` would; returns how many.
+
+    Most are work that nobody knows: those become ready together. A job that a user was faster with is left alone.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
+    hold_graph(connection)
+    taken = results.among(connection, [key for _, key, _ in found])
+    for some in chunks([key for _, key, _ in found]):
+        taken.update(connection.scalars(_LIVE_KEYS, {"keys": some}))
+    fresh: list[dict[str, Any]] = []
+    others = []
+    at = now(connection)
+    for job_id, key, parts in found:
+        if key in taken:
+            others.append((job_id, key, parts))
+        else:
+            taken.add(key)
+            values = {"action_key": key, "key_parts": dict(parts), "ready_at": at}
+            fresh.append({"id": job_id, "reason": "waits for a place", **values})
+    count = len(move_each(connection, fresh, "admit", source=JobState.WAITING, target=JobState.READY, at=at))
+    for job_id, key, parts in others:
+        with contextlib.suppress(StaleTransition):
+            admit(connection, job_id, action_key=key, parts=parts, term=None)
+            count += 1
+    return count
 
 
 def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float, values: Mapping[str, Any]) -> None:
@@ -144,30 +179,36 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
 
 
 def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str, reason: str, term: int | None) -> int:
-    """Place a ready job on a node and leave the message for it; returns the attempt's number, which is the fence.
+    """Place one ready job, as :func:`enqueue_all` does many; returns the attempt's number, which is the fence.
 
     Raises:
         StaleTransition: the job, or the term, is not what the caller believes.
     """
-    leadership.require_term(connection, term)
-    at = now(connection)
-    current = connection.scalar(_READY_ATTEMPT, {"job": job_id})
-    if current is None:
+    chosen = Assignment(job_id=job_id, node_id=node_id, queue=queue, reason=reason)
+    found = enqueue_all(connection, [chosen], term=term)
+    if job_id not in found:
         raise StaleTransition(f"Job j{job_id} is no longer ready: enqueue came too late.")
-    attempt = int(current) + 1
-    move(
-        connection,
-        job_id,
-        "enqueue",
-        source=JobState.READY,
-        target=JobState.QUEUED,
-        reason=reason,
-        at=at,
-        attempt=attempt - 1,
-        values={"attempt": attempt, "node_id": node_id, "queued_at": at},
+    return found[job_id]
+
+
+def enqueue_all(connection: sa.Connection, chosen: Sequence[Assignment], *, term: int | None) -> dict[int, int]:
+    """Place ready jobs on nodes and leave the messages for them; returns the attempts' numbers by job.
+
+    A job that a user was faster with is left alone.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
+    hold_graph(connection, shared=True)
+    at = now(connection)
+    rows = [{"id": one.job_id, "reason": one.reason, "node_id": one.node_id, "queued_at": at} for one in chosen]
+    moved = move_each(
+        connection, rows, "enqueue", source=JobState.READY, target=JobState.QUEUED, at=at, next_attempt=True
     )
-    outbox.put(connection, queue=queue, job_id=job_id, attempt=attempt, at=at)
-    return attempt
+    messages = [(one.queue, one.job_id, moved[one.job_id]) for one in chosen if one.job_id in moved]
+    outbox.put(connection, messages, at=at)
+    return moved
 
 
 def explain(connection: sa.Connection, reasons: Mapping[int, str]) -> None:

@@ -114,6 +114,20 @@ def now(connection: sa.Connection) -> float:
 _POSTGRESQL_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
 
 
+def recordset(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+    """A list of rows, given as the one parameter ``rows``, in the shape of a table: columns ``names`` of ``table``.
+
+    One parameter instead of one for each value: the driver takes longer over those than the server over the rows.
+    """
+    rows = sa.bindparam("rows", type_=sa.JSON)
+    if dialect != "sqlite":
+        columns = (sa.column(name, table.c[name].type) for name in names)
+        return sa.func.json_to_recordset(rows).table_valued(*columns).render_derived(with_types=True)
+    each = sa.func.json_each(rows).table_valued(sa.column("value", sa.JSON))
+    taken = (sa.func.json_extract(each.c.value, f"$.{name}", type_=table.c[name].type).label(name) for name in names)
+    return sa.select(*taken).subquery("given")
+
+
 def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows that all have the same columns, tens of thousands if need be."""
     if not rows:
@@ -121,12 +135,8 @@ def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
     if connection.dialect.name == "sqlite":
         connection.execute(sa.insert(table), rows)
         return
-    # One parameter instead of one for each value: the driver takes longer over those than the server over the rows.
     names = list(rows[0])
-    given = sa.func.json_to_recordset(sa.bindparam("rows", type_=sa.JSON)).table_valued(
-        *(sa.column(name, table.c[name].type) for name in names)
-    )
-    statement = sa.insert(table).from_select(names, sa.select(given.render_derived(with_types=True)))
+    statement = sa.insert(table).from_select(names, sa.select(recordset(connection.dialect.name, table, names)))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         connection.execute(statement, {"rows": rows[start : start + _ROWS_AT_ONCE]})
 

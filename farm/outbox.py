@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
 from farm import leadership
-from farm.db import now
+from farm.db import insert_all, now
 from farm.models import jobs, literal, nodes, outbox
 from farm.records import Message
 from farm.states import JobState
 from farm.transitions import hold_graph
 
-_INSERT = sa.insert(outbox)
 
-
-def put(connection: sa.Connection, *, queue: str, job_id: int, attempt: int, at: float) -> None:
-    """Leave a message, in the transaction that decided on it."""
-    connection.execute(_INSERT, {"queue": queue, "job_id": job_id, "attempt": attempt, "created_at": at})
+def put(connection: sa.Connection, messages: Iterable[tuple[str, int, int]], *, at: float) -> None:
+    """Leave messages (queue, job, attempt) in the transaction that decided on them."""
+    rows = [
+        {"queue": queue, "job_id": job_id, "attempt": attempt, "created_at": at} for queue, job_id, attempt in messages
+    ]
+    insert_all(connection, outbox, rows)
 
 
 def take_outbox(connection: sa.Connection, *, limit: int) -> list[Message]:
@@ -48,8 +49,9 @@ def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | 
             jobs.c.state == literal(JobState.QUEUED), jobs.c.queued_at < at - older_than_s, jobs.c.id.not_in(waiting)
         )
     ).all()
-    for row in sorted(stale, key=lambda row: row.id):  # in SQL it would lead SQLite to read all jobs by id
-        put(connection, queue=row.queue, job_id=row.id, attempt=row.attempt, at=at)
+    stale = sorted(stale)  # in SQL it would lead SQLite to read all jobs by id
+    put(connection, [(row.queue, row.id, row.attempt) for row in stale], at=at)
+    for row in stale:
         # Only the time of the last message: the state and the fence stay.
         connection.execute(
             sa.update(jobs)

@@ -11,19 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from farm.records import Capacity, DeviceCapacity, HostCapacity, ReadyJob
+from farm.records import Assignment, Capacity, DeviceCapacity, HostCapacity, ReadyJob
 
 PATIENCE_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """A job and the node that it goes to, with the reason for people."""
-
-    job_id: int
-    node_id: int
-    queue: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

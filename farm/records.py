@@ -138,6 +138,16 @@ class Capacity:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A job and the node that it goes to, with the reason for people."""
+
+    job_id: int
+    node_id: int
+    queue: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Admissible:
     """A waiting job whose inputs are done: what its action key is made of."""
 

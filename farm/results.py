@@ -24,6 +24,14 @@ def known(connection: sa.Connection, action_key: str) -> Any | None:
     return connection.execute(_KNOWN, {"key": action_key}).one_or_none()
 
 
+def among(connection: sa.Connection, action_keys: Sequence[str]) -> set[str]:
+    """Those of some keys whose action gave something, be it a failure."""
+    found: set[str] = set()
+    for some in chunks(action_keys):
+        found.update(connection.scalars(sa.select(actions.c.action_key).where(actions.c.action_key.in_(some))))
+    return found
+
+
 def record(connection: sa.Connection, artifact: ArtifactRecord, *, at: float) -> None:
     """Write that an artifact is published; it may have been before."""
     connection.execute(

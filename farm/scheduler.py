@@ -20,7 +20,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from farm import admission, db, devices, leadership, maintenance, outbox, placement, transitions
+from farm import admission, db, devices, leadership, maintenance, outbox, placement
 from farm import settings as farm_settings
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
@@ -113,15 +113,12 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
         waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
         toolchain = devices.toolchain(connection, max_age_s=max_age_s) if waiting else None
     while waiting and toolchain is not None and count < ADMIT_AT_ONCE:
+        found = [
+            (job.id, *actions.action_key(job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain))
+            for job in waiting
+        ]
         with database.write() as connection:
-            leadership.require_term(connection, term)
-            for job in waiting:
-                key, parts = actions.action_key(
-                    job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain
-                )
-                with contextlib.suppress(StaleTransition):  # a user was faster
-                    admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
-                    count += 1
+            count += admission.admit_all(connection, found, term=term)
             waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
     return count
 
@@ -137,26 +134,13 @@ def place(database: Database, *, term: int | None, max_age_s: float, explain: bo
             return 0
         capacity = devices.capacity(connection, max_age_s=max_age_s)
         decided = placement.place(ready, capacity=capacity, now=db.now(connection))
-    count = 0
     if not decided.assignments and not explain:
-        return count
+        return 0
     with database.write() as connection:
-        leadership.require_term(connection, term)
-        transitions.hold_graph(connection, shared=True)
-        for chosen in decided.assignments:
-            with contextlib.suppress(StaleTransition):  # a user was faster
-                admission.enqueue(
-                    connection,
-                    chosen.job_id,
-                    node_id=chosen.node_id,
-                    queue=chosen.queue,
-                    reason=chosen.reason,
-                    term=None,
-                )
-                count += 1
+        placed = admission.enqueue_all(connection, decided.assignments, term=term)
         if explain:
             admission.explain(connection, decided.waiting)
-    return count
+    return len(placed)
 
 
 def send(database: Database, *, sender: Sending) -> int:

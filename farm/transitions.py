@@ -9,16 +9,18 @@ wait for each other, or each miss what the other is about to write. SQLite has o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from farm.db import insert_all
+from farm.db import insert_all, recordset
 from farm.errors import NotFound, StaleTransition
 from farm.models import events, jobs
 from farm.states import FINAL, JobState, is_legal
 
+_T = TypeVar("_T")
 _GRAPH_LOCK = 7_200_101  # any number that no other advisory lock has
 _AT_ONCE = 500  # ids in one statement; both databases limit how many parameters it may have
 
@@ -46,10 +48,10 @@ def hold_graph(connection: sa.Connection, *, shared: bool = False) -> None:
         connection.execute(sa.select(function(_GRAPH_LOCK)))
 
 
-def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The ids in pieces that fit into a statement."""
-    for start in range(0, len(ids), _AT_ONCE):
-        yield ids[start : start + _AT_ONCE]
+def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """The ids, keys or rows in pieces that fit into a statement."""
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
 
 
 def move(
@@ -126,6 +128,63 @@ def move_all(
             raise StaleTransition(f"Job j{others[0]} is no longer {source}: {name} came too late.")
         rows = [{"job_id": row.id, "attempt": row.attempt, **event} for row in sorted(moved)]
         insert_all(connection, events, rows)
+
+
+def move_each(
+    connection: sa.Connection,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    *,
+    source: JobState,
+    target: JobState,
+    at: float,
+    next_attempt: bool = False,
+) -> dict[int, int]:
+    """Move several jobs along one transition, each with values of its own, in one statement; attempts by job.
+
+    A job that is not in the state any more, or at another attempt, is left alone and missing in what is returned:
+    somebody else was first. The caller holds the graph, shared at least.
+
+    Args:
+        connection: open transaction.
+        rows: for each job ``id``, ``reason``, ``attempt`` when it is fenced, and the columns that it gets; all rows
+            with the same names.
+        name: transition of :data:`farm.states.TRANSITIONS`.
+        source, target: states before and after; none that is final.
+        at: the database's time.
+        next_attempt: give each job the next number of an attempt.
+    """
+    if not rows:
+        return {}
+    if not is_legal(source, name, target) or target in FINAL:
+        raise AssertionError(f"{source} --{name}--> {target} is not a transition of jobs that go on")
+    statement = _update_each(connection.dialect.name, tuple(rows[0]), next_attempt=next_attempt)
+    moved: dict[int, int] = {}
+    for some in chunks(sorted(rows, key=lambda row: int(row["id"]))):
+        given = {"rows": list(some), "the_state": str(source), "state": str(target)}
+        moved.update((row[0], row[1]) for row in connection.execute(statement, given))
+    fixed = {"at": at, "transition": name, "from_state": str(source), "to_state": str(target)}
+    written = [
+        {"job_id": row["id"], "attempt": moved[row["id"]], **fixed, "reason": row["reason"]}
+        for row in rows
+        if row["id"] in moved
+    ]
+    insert_all(connection, events, written)
+    return moved
+
+
+@functools.cache
+def _update_each(dialect: str, names: tuple[str, ...], *, next_attempt: bool) -> sa.Update | Any:
+    """The guarded UPDATE of :func:`move_each`, for rows with the given names."""
+    given = recordset(dialect, jobs, names)
+    guards = [jobs.c.id == given.c.id, jobs.c.state == sa.bindparam("the_state")]
+    if "attempt" in names:
+        guards.append(jobs.c.attempt == given.c.attempt)
+    values: dict[str, Any] = {name: given.c[name] for name in names if name not in ("id", "attempt")}
+    values["state"] = sa.bindparam("state")
+    if next_attempt:
+        values["attempt"] = jobs.c.attempt + 1
+    return sa.update(jobs).where(*guards).values(**values).returning(jobs.c.id, jobs.c.attempt)
 
 
 def _changed(
