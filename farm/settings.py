@@ -31,6 +31,7 @@ class Settings:
         heartbeat_s: how often a supervisor renews.
         queued_resend_s: after how long an unclaimed message is sent again.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
+        cancel_poll_s: how often a node looks for what users ask of its attempts.
     """
 
     home: Path
@@ -43,7 +44,8 @@ class Settings:
     lease_s: float = 60.0
     heartbeat_s: float = 2.0
     queued_resend_s: float = 10.0
-    cancel_grace_s: float = 5.0
+    cancel_grace_s: float = 1.0
+    cancel_poll_s: float = 0.5
 
     @property
     def run_dir(self) -> Path:
@@ -87,6 +89,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
+        cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
     )
 
 
@@ -103,6 +106,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_HEARTBEAT_S": repr(settings.heartbeat_s),
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
+        "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
     }
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)

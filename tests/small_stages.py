@@ -84,6 +84,54 @@ def _tool(argument: str, context: StageContext) -> None:
         tool.wait()
 
 
+# Ways to leave a stage's process group and session. Each writes the pid of what then runs for ever, deaf to SIGTERM.
+_RUN_FOR_EVER = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+{leave}
+draft = pathlib.Path(sys.argv[1] + ".draft")
+draft.write_text(str(os.getpid()))
+draft.replace(sys.argv[1])
+while True: time.sleep(60)
+"""
+_LEAVES = {
+    "group": "os.setpgid(0, 0)",
+    "session": "os.setsid()",
+    "daemon": "if os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)",
+}
+
+
+def _flee(argument: str, context: StageContext) -> None:
+    """Start a program that leaves in a way, ``WAY:FILE``; with ``clean:`` before it, from an empty environment."""
+    way, _, path = argument.removeprefix("clean:").partition(":")
+    environ = {} if argument.startswith("clean:") else None
+    subprocess.Popen([sys.executable, "-S", "-c", _RUN_FOR_EVER.format(leave=_LEAVES[way]), path], env=environ)
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def _fork(argument: str, context: StageContext) -> None:
+    """Become a daemon without starting another program, and leave the stage's own process to go on."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            draft = Path(argument).with_suffix(".draft")
+            draft.write_text(str(os.getpid()))
+            draft.replace(argument)
+            while True:
+                time.sleep(60)
+        os._exit(0)
+    while not Path(argument).exists():
+        time.sleep(0.01)
+
+
+def _relay(argument: str, context: StageContext) -> None:
+    """Start a program of which each process soon ends, when another in a session of its own has taken over."""
+    code = "import os, time\nwhile True:\n  if os.fork(): os._exit(0)\n  os.setsid(); time.sleep(0.005)"
+    subprocess.Popen([sys.executable, "-S", "-c", code])
+
+
 def _deaf(argument: str, context: StageContext) -> None:
     """Do not listen to SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -122,6 +170,9 @@ ACTIONS = {
     "sleep": _sleep,
     "wait": _wait,
     "tool": _tool,
+    "flee": _flee,
+    "fork": _fork,
+    "relay": _relay,
     "deaf": _deaf,
     "raise": _raise,
     "signal": _signal,

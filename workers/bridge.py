@@ -11,7 +11,7 @@ from farm.errors import StorageFault
 from farm.records import Claim
 from qeff_engine.spec import Stage
 from qeff_engine.stage import DeviceGrant
-from workers.groups import AttemptRecord
+from workers.groups import AttemptRecord, Group, new_mark
 from workers.stage_process import Order
 from workers.workplace import Workplace
 
@@ -63,7 +63,7 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
     record = AttemptRecord(
         job_id=claim.job_id,
         attempt=claim.attempt,
-        group=None,
+        group=Group(mark=new_mark()),
         tree=workplace.store.new_tree(name=name),
         scratch=scratch,
     )

@@ -46,13 +46,13 @@ class Child:
     """A started stage process.
 
     Attributes:
-        group: its process group; None when it ended before it could be looked at.
+        group: its processes, without the mark that they wear; without a leader when that ended very soon.
         sentinel: file descriptor that becomes readable when the process has ended.
         channel: the reading end of its pipe.
     """
 
     process: Any
-    group: Group | None
+    group: Group
     sentinel: int
     channel: Connection
 

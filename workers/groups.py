@@ -1,16 +1,25 @@
-"""Process groups of stages: who is in one, ending it, being sure that it is gone.
+"""All processes of a stage: who they are, ending them, being sure that they are gone.
 
 A stage leads a session of its own, so everything it starts shares its session id unless it makes a session itself. The
 kernel gives no new process the number of a session that still has members, so a leader that has ended with members
 left is still told apart from a stranger with the same number.
+
+On Linux a stage also wears a mark, which catches what left the session: daemons, `setsid`, double forks, an emptied
+environment. The mark is a resource limit that limits nothing, RLIMIT_RTTIME at hundreds of thousands of years, whose
+exact value belongs to one attempt. Every process inherits its parent's limits through fork and exec, the kernel tells
+them to every process of the same user, and it takes no privilege to set one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import resource
+import secrets
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,45 +28,66 @@ import psutil
 _SAME_START_S = 2.0  # the boot time that starts are counted from moves when the clock is corrected
 _POLL_S = 0.02
 _KILL_LIMIT_S = 30.0  # a process that is in the kernel for longer is not gone
+_LEAST_MARK, _MARK_BITS = 1 << 61, 60  # microseconds: more than 73,000 years
+
+
+def new_mark() -> int:
+    """A mark that no other attempt has; in microseconds of computing under a real-time policy, so it limits nothing."""
+    return _LEAST_MARK + secrets.randbits(_MARK_BITS)
+
+
+def wear(mark: int) -> None:
+    """Mark this process and all that it will start. Without effect where there is no such limit, or a lower one."""
+    if sys.platform == "linux":
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_RTTIME, (mark, mark))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """A stage's session, by its leader.
+    """The processes of a stage.
 
     Attributes:
-        pid: of the leader, which is also the number of the session and the process group.
+        pid: of the leader, which is also the number of the session and the process group; 0 when not known.
         created: when the leader started, seconds since the epoch.
+        mark: what all of them wear, see :func:`wear`; 0 for none.
     """
 
-    pid: int
-    created: float
+    pid: int = 0
+    created: float = 0.0
+    mark: int = 0
 
     @classmethod
-    def of(cls, pid: int) -> Group | None:
-        """The group that a running process leads or is about to lead; None when it has ended."""
+    def of(cls, pid: int, *, mark: int = 0) -> Group:
+        """The group that a running process leads or is about to lead; without a leader when that has ended."""
         try:
-            return cls(pid=pid, created=psutil.Process(pid).create_time())
+            return cls(pid=pid, created=psutil.Process(pid).create_time(), mark=mark)
         except psutil.NoSuchProcess:
-            return None
+            return cls(mark=mark)
 
     def members(self) -> list[psutil.Process]:
         """Its processes that have not ended. A zombie has ended: it holds nothing but its number."""
-        leader = _process(self.pid)
-        if leader is not None and abs(leader.create_time() - self.created) > _SAME_START_S:
-            return []  # the number was given away again, so nobody of the session was left
-        found = [process for pid in psutil.pids() if _session(pid) == self.pid and (process := _process(pid))]
-        if leader is not None and all(process.pid != self.pid for process in found):
+        leader = _process(self.pid) if self.pid else None
+        # When the number was given away again nobody of the session was left.
+        stranger = leader is not None and not self._created_then(leader)
+        session = 0 if stranger else self.pid
+        pids = [pid for pid in psutil.pids() if (session and _session(pid) == session) or self._marks(pid)]
+        found = [process for pid in pids if (process := _process(pid))]
+        if leader is not None and not stranger and self.pid not in pids:
             found.append(leader)  # forked already, but not yet the leader of its own session
         return [process for process in found if _alive(process)]
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to every member."""
+        """Send a signal to every member, to whole process groups at once: nobody in one can fork away from it."""
+        done: set[int] = set()
         for process in self.members():
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
+            with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+                group = os.getpgid(process.pid)
+                if process.pid == self.pid and os.getsid(process.pid) != self.pid:  # not yet a session of its own
+                    process.send_signal(number)
+                elif group not in done:
+                    done.add(group)
+                    os.killpg(group, number)
 
     def kill(self) -> bool:
         """SIGKILL until nobody is left; whether that succeeded."""
@@ -68,6 +98,35 @@ class Group:
             self.send(signal.SIGKILL)
             time.sleep(_POLL_S)
         return True
+
+    def kill_others(self) -> None:
+        """SIGKILL every member outside the caller's process group, as long as there is one."""
+        while others := [process for process in self.members() if _process_group(process.pid) != os.getpgrp()]:
+            for process in others:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            time.sleep(_POLL_S)
+
+    def end(self, *, grace_s: float) -> None:
+        """Ask every member to end, and return when all have or when the grace is over."""
+        self.send(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while self.members() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def _created_then(self, leader: psutil.Process) -> bool:
+        try:
+            return abs(leader.create_time() - self.created) <= _SAME_START_S
+        except psutil.NoSuchProcess:
+            return True  # it has just ended; others of its session may live
+
+    def _marks(self, pid: int) -> bool:
+        if not self.mark or sys.platform != "linux":
+            return False
+        try:
+            return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0] == self.mark
+        except OSError:  # it has ended, or is another user's
+            return False
 
     def usage(self) -> tuple[float, int]:
         """CPU seconds of the members and the children they have waited for, and their resident bytes."""
@@ -88,14 +147,14 @@ class AttemptRecord:
 
     Attributes:
         job_id, attempt: whose it is.
-        group: None until the stage process has said who it is.
+        group: its processes; without a leader until the stage process has said who it is.
         tree: directory of the artifact in the making.
         scratch: directory of its scratch files.
     """
 
     job_id: int
     attempt: int
-    group: Group | None
+    group: Group
     tree: Path
     scratch: Path
 
@@ -118,7 +177,7 @@ class AttemptRecord:
         for path in sorted(directory.glob("*.json")):
             try:
                 fields = json.loads(path.read_text(encoding="utf-8"))
-                group = Group(**fields["group"]) if fields["group"] else None
+                group = Group(**fields["group"])
                 paths = {name: Path(fields[name]) for name in ("tree", "scratch")}
                 records.append(cls(job_id=fields["job_id"], attempt=fields["attempt"], group=group, **paths))
             except (ValueError, KeyError, TypeError):
@@ -140,6 +199,13 @@ def _session(pid: int) -> int:
     try:
         return os.getsid(pid)
     except (ProcessLookupError, PermissionError):
+        return -1
+
+
+def _process_group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
         return -1
 
 

@@ -30,6 +30,7 @@ from workers import app as celery_app
 from workers import bridge, discovery, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
+from workers.steering import Steering
 from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ class _Node:
             sdk_root=self._sdk.root if self._sdk is not None else None,
             environ=environ,
             num_threads=max(1, facts.num_cpus // facts.num_slots),
+            steering=Steering(self._database, poll_s=self._settings.cancel_poll_s),
             stopping=self._stopping,
         )
 

@@ -51,8 +51,8 @@ def _end_groups(workplace: Workplace) -> set[Key]:
     """Kill recorded process groups and remove their files; the attempts whose group cannot be killed."""
     unkillable: set[Key] = set()
     for record in AttemptRecord.read_all(workplace.records):
-        if record.group is not None and not record.group.kill():
-            _logger.error("job %d: the process group %d cannot be killed", record.job_id, record.group.pid)
+        if not record.group.kill():
+            _logger.error("job %d: its processes cannot be killed", record.job_id)
             unkillable.add((record.job_id, record.attempt))
             continue
         try:

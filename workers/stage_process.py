@@ -29,7 +29,7 @@ from farm.errors import StorageFault
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass
 from qeff_engine.stage import DeviceGrant, StageContext
-from workers.groups import AttemptRecord, Group
+from workers.groups import AttemptRecord, Group, wear
 
 OUTCOME = "outcome"  # kind of the last line; the others are kinds of events
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -71,9 +71,9 @@ class Order:
 
 def main(order: Order, channel: connection.Connection) -> None:
     """Carry out an order; never returns."""
-    _become_leader()
+    _become_leader(order.record.group.mark)
     _redirect(order.log)
-    _watch_node()
+    _watch_node(order.record.group.mark)
     reporter = _Reporter(channel.fileno())
     code = 1
     try:
@@ -114,8 +114,9 @@ class _Reporter:
                     return
 
 
-def _become_leader() -> None:
+def _become_leader(mark: int) -> None:
     os.setsid()
+    wear(mark)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()  # what was imported before the fork is never garbage; looking at it would copy its pages
@@ -134,14 +135,15 @@ def _redirect(log: Path) -> None:
     faulthandler.enable(file=2)
 
 
-def _watch_node() -> None:
-    """Kill this process group when the node dies."""
+def _watch_node(mark: int) -> None:
+    """Kill all processes of the stage when the node dies."""
     node = parent_process()
     if node is None:
         return
 
     def watch() -> None:
         connection.wait([node.sentinel])
+        Group(mark=mark).kill_others()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, name="watch-node", daemon=True).start()
@@ -149,7 +151,8 @@ def _watch_node() -> None:
 
 def _settle_in(order: Order) -> None:
     """Leave a trace for a later node, then take on limits, environment and working directory."""
-    dataclasses.replace(order.record, group=Group.of(os.getpid())).write(order.records)
+    group = Group.of(os.getpid(), mark=order.record.group.mark)
+    dataclasses.replace(order.record, group=group).write(order.records)
     node = parent_process()
     if node is not None and not node.is_alive():  # nobody will read the trace
         os.killpg(0, signal.SIGKILL)

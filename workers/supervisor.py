@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import selectors
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +31,13 @@ from workers.groups import Group
 from workers.lease import Lease, Verdict
 from workers.outcome import Ending, Outcome
 from workers.stage_process import Order
+from workers.steering import Asked
 from workers.workplace import Workplace
 
 _logger = logging.getLogger(__name__)
 _SETTLE_RETRY_S = 0.5
 _SETTLE_WHEN_STOPPING_S = 5.0
 _START_POLL_S = 0.1  # only while the fork server still imports
-_NO_GRACE = 0.0
 
 
 def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
@@ -47,7 +46,8 @@ def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
     claim = _claim(workplace, job_id, attempt)
     if claim is not None:
         lease = Lease(workplace.database, settings=workplace.settings, job_id=job_id, attempt=attempt, since=since)
-        Attempt(workplace, claim=claim, lease=lease).run()
+        with workplace.steering.attempt(job_id, attempt) as asked:
+            Attempt(workplace, claim=claim, lease=lease, asked=asked).run()
 
 
 def _claim(workplace: Workplace, job_id: int, attempt: int) -> Claim | None:
@@ -68,10 +68,11 @@ def _claim(workplace: Workplace, job_id: int, attempt: int) -> Claim | None:
 class Attempt:
     """A claimed attempt."""
 
-    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease) -> None:
+    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease, asked: Asked) -> None:
         self._place = workplace
         self._claim = claim
         self._lease = lease
+        self._asked = asked
         self._unread = b""
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
         self._progress: str | None = None
@@ -91,10 +92,11 @@ class Attempt:
         if isinstance(started, Outcome):
             result = started
         else:
-            result = self._watch(started)
-            if started.group is not None and not started.group.kill():
+            child = dataclasses.replace(started, group=dataclasses.replace(started.group, mark=order.record.group.mark))
+            result = self._watch(child)
+            if not child.group.kill():
                 # The kernel does not let go of it: no core of it is free, so the lease runs out and they stay draining.
-                _logger.error("job %d: the process group %d cannot be killed", self._claim.job_id, started.group.pid)
+                _logger.error("job %d: its processes cannot be killed", self._claim.job_id)
                 return
         self._clean(order)
         self._settle(result)
@@ -116,9 +118,9 @@ class Attempt:
 
     def _watch(self, child: Child) -> Outcome:
         """Listen until the process has ended, by itself or because it was stopped."""
-        channel, stopping = child.channel.fileno(), self._place.stopping.fileno()
+        channel = child.channel.fileno()
         with selectors.DefaultSelector() as selector:
-            for descriptor in (channel, child.sentinel, stopping):
+            for descriptor in (channel, child.sentinel, self._place.stopping.fileno(), self._asked.fileno()):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(self._lease.due_in())}
@@ -132,6 +134,9 @@ class Attempt:
 
     def _asked_to_end(self, group: Group | None = None) -> Outcome | None:
         """Renew the lease if it is time; how the attempt has to end when it may not go on."""
+        wish = self._asked.wish
+        if wish is not None:
+            return Outcome(ending=Ending.CANCELLED if wish.cancel else Ending.INTERRUPTED, message=wish.reason)
         if self._place.stopping.is_set():
             return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
         if group is not None and self._lease.due_in() == 0:
@@ -144,14 +149,10 @@ class Attempt:
         return None
 
     def _stop(self, child: Child, *, asked: Outcome) -> Outcome:
-        """End a process group: politely first, unless the lease is lost."""
-        grace_s = _NO_GRACE if asked.ending is Ending.LOST else self._place.settings.cancel_grace_s
-        if child.group is not None:
-            child.group.send(signal.SIGTERM if grace_s else signal.SIGKILL)
-            with selectors.DefaultSelector() as selector:
-                selector.register(child.sentinel, selectors.EVENT_READ)
-                if not selector.select(grace_s):
-                    child.group.kill()
+        """End all processes of the stage: politely first, unless the lease is lost."""
+        if asked.ending is not Ending.LOST:
+            child.group.end(grace_s=self._place.settings.cancel_grace_s)
+        child.group.kill()
         ended = self._ended(child)
         if asked.ending is Ending.INTERRUPTED and ended.ending is Ending.SUCCEEDED:
             return ended  # it was done already

@@ -12,6 +12,7 @@ from farm.artifacts import Store
 from farm.db import Database
 from farm.settings import Settings
 from workers.forks import ForkServer
+from workers.steering import Steering
 
 
 class Stopping:
@@ -73,6 +74,7 @@ class Workplace:
         sdk_root: Cloud AI SDK; None where the host has none.
         environ: environment that stages may see parts of.
         num_threads: threads that one stage may compute with.
+        steering: what users ask of its attempts.
         stopping: set when the node shuts down.
         busy: how many attempts there are.
     """
@@ -89,5 +91,6 @@ class Workplace:
     sdk_root: Path | None
     environ: Mapping[str, str]
     num_threads: int
+    steering: Steering
     stopping: Stopping
     busy: Busy = dataclasses.field(default_factory=Busy)

@@ -141,6 +141,7 @@ attempts = sa.Table(
     sa.Column("progress", sa.Text),  # last sentence of the stage
     sa.Column("fraction", sa.Double),
     sa.Column("run_until", TIME),  # when its running limit is over
+    sa.Column("hand_back", sa.Text),  # why a user lets its node end it and give the job back; NULL: nobody does
     sa.Column("placed_on", sa.JSON),  # what it held: [{"device_id": ..., "qid": ..., "cores": [...]}]
     sa.Column("ram_bytes", sa.BigInteger),  # what was reserved of the host
     sa.Column("failure_line", sa.Text),

@@ -44,6 +44,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
         ),
         "attempts": (
             sa.Column("run_until", sa.Double),
+            sa.Column("hand_back", sa.Text),
             sa.Column("placed_on", sa.JSON),
             sa.Column("ram_bytes", sa.BigInteger),
             sa.Column("failure_line", sa.Text),

@@ -23,6 +23,7 @@ from farm.settings import Settings
 from farm.states import JobState
 from qeff_engine import actions
 from workers.forks import ForkServer
+from workers.steering import Steering
 from workers.supervisor import run_attempt
 from workers.workplace import Stopping, Workplace
 
@@ -151,6 +152,7 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
             sdk_root=None,
             environ={"PATH": os.environ["PATH"], "FARM_SECRET": "x"},
             num_threads=1,
+            steering=Steering(database, poll_s=0.05),
             stopping=Stopping(),
         )
         yield AttemptNode(workplace=workplace, host=host, database=database, settings=settings)
