@@ -1,20 +1,21 @@
-"""What a node does to a job: claim it, keep it, end it. Every function carries the attempt's number, the fence."""
+"""What a node does to a job: claim it (:mod:`farm.claims`), keep it, end it. The fence is the attempt's number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from farm import leases, results, settling
+from farm.claims import claim, give_back
 from farm.db import now
 from farm.errors import StaleTransition
 from farm.leases import confirm_gone
-from farm.models import attempts, edges, jobs, nodes
-from farm.records import ArtifactRecord, Claim, Grant, Usage
+from farm.models import attempts, jobs
+from farm.records import ArtifactRecord, Success, Usage
 from farm.states import JobState
-from farm.transitions import hold_graph, move
+from farm.transitions import hold_graph, move, move_each
 from qeff_engine.errors import FailureClass
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "heartbeat",
     "interrupt",
     "succeed",
+    "succeed_all",
 ]
 
 # How often a job is tried again after a failure of a class; classes that are not here are final at once.
@@ -44,92 +46,12 @@ DETERMINISTIC = frozenset({FailureClass.INVALID_INPUT, FailureClass.UNSUPPORTED,
 
 _FIRST_PAUSE_S = 1.0  # doubles with each failure
 
-_parents = jobs.alias()
-_INPUTS = (
-    sa.select(edges.c.input, _parents.c.artifact)
-    .join(_parents, _parents.c.id == edges.c.parent_id)
-    .where(edges.c.child_id == sa.bindparam("job"))
-)
-_CLAIMED = (
-    sa.select(
-        *(jobs.c[name] for name in ("submission_id", "stage", "label", "spec", "priority", "num_cores")),
-        nodes.c.host_id,
-        nodes.c.device_id,
-    )
-    .join(nodes, nodes.c.id == jobs.c.node_id)
-    .where(jobs.c.id == sa.bindparam("job"))
-)
 _COUNTED = sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == sa.bindparam("job"))
-_INSERT = sa.insert(attempts)
 _UPDATE = sa.update(attempts).where(  # nobody changes an attempt that is over
     attempts.c.job_id == sa.bindparam("job"),
     attempts.c.number == sa.bindparam("fence"),
     attempts.c.state == "running",
 )
-
-
-def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int, lease_s: float) -> Claim:
-    """Take a queued attempt for a node, with all the cores or the slot that it needs, or nothing.
-
-    Raises:
-        StaleTransition: the message is late or a duplicate: there is nothing to do.
-        NoCapacity: cores or slots are taken; the caller rolls back and gives the job back.
-    """
-    at = now(connection)
-    move(
-        connection,
-        job_id,
-        "claim",
-        source=JobState.QUEUED,
-        target=JobState.RUNNING,
-        reason="runs",
-        at=at,
-        attempt=attempt,
-        values={"node_id": node_id},
-    )
-    job = connection.execute(_CLAIMED, {"job": job_id}).one()
-    key = {"job_id": job_id, "number": attempt, "node_id": node_id}
-    connection.execute(_INSERT, {**key, "state": "running", "lease_until": at + lease_s, "started_at": at})
-    grants: tuple[Grant, ...] = ()
-    if job.num_cores:
-        grants = (
-            leases.take_cores(
-                connection, job.device_id, num_cores=job.num_cores, job_id=job_id, attempt=attempt, at=at
-            ),
-        )
-    else:
-        leases.take_slot(connection, job.host_id, job_id=job_id, attempt=attempt, at=at)
-    return Claim(
-        job_id=job_id,
-        attempt=attempt,
-        submission_id=job.submission_id,
-        stage=job.stage,
-        label=job.label,
-        spec=job.spec,
-        priority=job.priority,
-        inputs=_inputs(connection, job_id),
-        grants=grants,
-    )
-
-
-def _inputs(connection: sa.Connection, job_id: int) -> dict[str, str]:
-    """Artifact digest by the name of the job's input."""
-    return {row.input: row.artifact for row in connection.execute(_INPUTS, {"job": job_id})}
-
-
-def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
-    """A queued job goes back to be placed again."""
-    move(
-        connection,
-        job_id,
-        "give_back",
-        source=JobState.QUEUED,
-        target=JobState.READY,
-        reason=reason,
-        at=now(connection),
-        attempt=attempt,
-        values={"node_id": None},
-    )
 
 
 def heartbeat(
@@ -163,29 +85,50 @@ def succeed(
     figures: Mapping[str, Any],
     usage: Usage,
 ) -> None:
-    """The attempt's artifact is published: record it, remember the action, settle followers and children.
+    """End one attempt that succeeded, as :func:`succeed_all` ends many.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
+    success = Success(job_id=job_id, attempt=attempt, artifact=artifact, figures=figures, usage=usage)
+    if job_id not in succeed_all(connection, [success]):
+        raise StaleTransition(f"Job j{job_id} is no longer running at attempt {attempt}: succeed came too late.")
+
+
+def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]:
+    """Record published artifacts, remember the actions, settle followers and children; returns the jobs that moved.
+
+    A job whose attempt is no longer the caller's is left alone.
+    """
     hold_graph(connection, shared=True)
     at = now(connection)
-    results.record(connection, artifact, at=at)
-    move(
-        connection,
-        job_id,
-        "succeed",
-        source=JobState.RUNNING,
-        target=JobState.SUCCEEDED,
-        reason="done",
-        at=at,
-        attempt=attempt,
-        values={"artifact": artifact.digest, "cancel_requested": False},
-    )
-    end_attempt(connection, job_id, attempt, state="succeeded", usage=usage, at=at, figures=dict(figures))
-    leases.release(connection, job_id, attempt=attempt)
-    results.remember_success(connection, job_id, artifact=artifact.digest, figures=figures, at=at)
-    settling.done(connection, job_id, artifact=artifact.digest, at=at)
+    results.record_all(connection, [one.artifact for one in ended], at=at)
+    rows = [
+        {
+            "id": one.job_id,
+            "attempt": one.attempt,
+            "reason": "done",
+            "artifact": one.artifact.digest,
+            "cancel_requested": False,
+        }
+        for one in ended
+    ]
+    moved = move_each(connection, rows, "succeed", source=JobState.RUNNING, target=JobState.SUCCEEDED, at=at)
+    mine = [one for one in ended if one.job_id in moved]
+    for one in mine:
+        end_attempt(
+            connection,
+            one.job_id,
+            one.attempt,
+            state="succeeded",
+            usage=one.usage,
+            at=at,
+            figures=dict(one.figures),
+        )
+    leases.release_all(connection, [(one.job_id, one.attempt) for one in mine])
+    results.remember_successes(connection, mine, at=at)
+    settling.done_all(connection, {one.job_id: one.artifact.digest for one in mine}, at=at)
+    return set(moved)
 
 
 def fail(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
+from farm.db import insert_all
 from farm.errors import NoCapacity
 from farm.models import core_leases, cores, devices, host_leases, hosts
 from farm.records import Grant
+from farm.transitions import chunks
 
 _DEVICE = sa.select(devices.c.qid, devices.c.health).where(devices.c.id == sa.bindparam("device")).with_for_update()
 _HELD_CORES = sa.select(core_leases.c.core).where(core_leases.c.device_id == sa.bindparam("device"))
@@ -14,62 +19,83 @@ _FREE_CORES = (
     sa.select(cores.c.number)
     .where(cores.c.device_id == sa.bindparam("device"), cores.c.usable, cores.c.number.not_in(_HELD_CORES))
     .order_by(cores.c.number)
-    .limit(sa.bindparam("wanted"))
 )
-_INSERT_CORES = sa.insert(core_leases)
 _NUM_SLOTS = sa.select(hosts.c.num_slots).where(hosts.c.id == sa.bindparam("host")).with_for_update()
 _HELD_SLOTS = sa.select(host_leases.c.slot).where(host_leases.c.host_id == sa.bindparam("host"))
-_INSERT_SLOT = sa.insert(host_leases)
-_RELEASE = tuple(
-    sa.delete(table).where(table.c.job_id == sa.bindparam("job"), table.c.attempt == sa.bindparam("number"))
-    for table in (core_leases, host_leases)
-)
 
 
-def take_cores(
-    connection: sa.Connection, device_id: int, *, num_cores: int, job_id: int, attempt: int, at: float
-) -> Grant:
-    """Take cores of a device, all or none.
+class CoresOfDevice:
+    """Free cores of one device, taken in memory and written together. Its row stays locked until the transaction ends.
 
-    Raises:
-        NoCapacity: fewer are free, the device is not healthy, or another transaction took one of them meanwhile.
+    Args:
+        connection: open transaction.
+        device_id: the device.
     """
-    device = connection.execute(_DEVICE, {"device": device_id}).one()
-    if device.health != "ready":
-        raise NoCapacity(f"Device {device.qid} is {device.health}.")
-    free = connection.scalars(_FREE_CORES, {"device": device_id, "wanted": num_cores}).all()
-    if len(free) < num_cores:
-        raise NoCapacity(f"Device {device.qid} has {len(free)} cores free, {num_cores} are needed.")
-    rows = [{"device_id": device_id, "core": core, "job_id": job_id, "attempt": attempt, "since": at} for core in free]
-    try:
-        connection.execute(_INSERT_CORES, rows)
-    except sa.exc.IntegrityError as error:
-        raise NoCapacity(f"Cores of device {device.qid} were taken meanwhile.") from error
-    return Grant(device_id=device_id, qid=device.qid, cores=tuple(free))
+
+    def __init__(self, connection: sa.Connection, device_id: int) -> None:
+        self._device_id = device_id
+        self._device = connection.execute(_DEVICE, {"device": device_id}).one()
+        self._free = list(connection.scalars(_FREE_CORES, {"device": device_id}))
+        self._taken: list[dict[str, Any]] = []
+
+    def take(self, num_cores: int, *, job_id: int, attempt: int, at: float) -> Grant:
+        """Take cores for an attempt, all or none.
+
+        Raises:
+            NoCapacity: fewer are free, or the device is not healthy.
+        """
+        device = self._device
+        if device.health != "ready":
+            raise NoCapacity(f"Device {device.qid} is {device.health}.")
+        if len(self._free) < num_cores:
+            raise NoCapacity(f"Device {device.qid} has {len(self._free)} cores free, {num_cores} are needed.")
+        taken, self._free = self._free[:num_cores], self._free[num_cores:]
+        key = {"device_id": self._device_id, "job_id": job_id, "attempt": attempt, "since": at}
+        self._taken += [{**key, "core": core} for core in taken]
+        return Grant(device_id=self._device_id, qid=device.qid, cores=tuple(taken))
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was taken; the attempts are written already."""
+        insert_all(connection, core_leases, self._taken)
 
 
-def take_slot(connection: sa.Connection, host_id: int, *, job_id: int, attempt: int, at: float) -> None:
-    """Take a slot of a host.
+class SlotsOfHost:
+    """Free slots of one host, as :class:`CoresOfDevice` has the cores of a device."""
 
-    Raises:
-        NoCapacity: all are held.
-    """
-    num_slots = connection.execute(_NUM_SLOTS, {"host": host_id}).scalar_one()
-    held = set(connection.scalars(_HELD_SLOTS, {"host": host_id}))
-    slot = next((number for number in range(num_slots) if number not in held), None)
-    if slot is None:
-        raise NoCapacity(f"All {num_slots} slots of the host are held.")
-    try:
-        row = {"host_id": host_id, "slot": slot, "job_id": job_id, "attempt": attempt, "since": at}
-        connection.execute(_INSERT_SLOT, row)
-    except sa.exc.IntegrityError as error:
-        raise NoCapacity("The slot was taken meanwhile.") from error
+    def __init__(self, connection: sa.Connection, host_id: int) -> None:
+        self._host_id = host_id
+        self._num_slots = connection.execute(_NUM_SLOTS, {"host": host_id}).scalar_one()
+        held = set(connection.scalars(_HELD_SLOTS, {"host": host_id}))
+        self._free = [number for number in range(self._num_slots) if number not in held]
+        self._taken: list[dict[str, Any]] = []
+
+    def take(self, *, job_id: int, attempt: int, at: float) -> None:
+        """Take a slot for an attempt.
+
+        Raises:
+            NoCapacity: all are held.
+        """
+        if not self._free:
+            raise NoCapacity(f"All {self._num_slots} slots of the host are held.")
+        key = {"host_id": self._host_id, "job_id": job_id, "attempt": attempt, "since": at}
+        self._taken.append({**key, "slot": self._free.pop(0)})
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was taken; the attempts are written already."""
+        insert_all(connection, host_leases, self._taken)
 
 
 def release(connection: sa.Connection, job_id: int, *, attempt: int) -> None:
     """Give back everything that an attempt holds: its process group is gone."""
-    for statement in _RELEASE:
-        connection.execute(statement, {"job": job_id, "number": attempt})
+    release_all(connection, [(job_id, attempt)])
+
+
+def release_all(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> None:
+    """Give back everything that attempts (job, number) hold."""
+    for some in chunks(keys):
+        for table in (core_leases, host_leases):
+            held = sa.tuple_(table.c.job_id, table.c.attempt).in_([tuple(key) for key in some])
+            connection.execute(sa.delete(table).where(held))
 
 
 def drain(connection: sa.Connection, job_id: int, *, attempt: int, at: float) -> None:

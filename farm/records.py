@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -60,6 +61,30 @@ class Claim:
     priority: int
     inputs: dict[str, str]
     grants: tuple[Grant, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What became of queued attempts that a node wanted.
+
+    Attributes:
+        taken: those that are the node's now.
+        refused: why there was no room, by job; they go back to be placed again.
+    """
+
+    taken: tuple[Claim, ...]
+    refused: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Success:
+    """An attempt whose artifact is published, with its figures and what it used."""
+
+    job_id: int
+    attempt: int
+    artifact: ArtifactRecord
+    figures: Mapping[str, Any]
+    usage: Usage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

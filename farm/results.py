@@ -9,13 +9,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.models import actions, artifacts, jobs
-from farm.records import ArtifactRecord
+from farm.records import ArtifactRecord, Success
 from farm.transitions import chunks
 
 _KNOWN = sa.select(actions.c.artifact, actions.c.failure_class, actions.c.failure_message, actions.c.job_id).where(
     actions.c.action_key == sa.bindparam("key")
 )
-_ACTION_OF = sa.select(jobs.c.action_key, jobs.c.stage, jobs.c.key_parts).where(jobs.c.id == sa.bindparam("job"))
+_ACTIONS_OF = (
+    sa.select(jobs.c.id, jobs.c.action_key, jobs.c.stage, jobs.c.key_parts)
+    .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.action_key.is_not(None))
+    .order_by(jobs.c.action_key)
+)
 
 
 def known(connection: sa.Connection, action_key: str) -> Any | None:
@@ -32,31 +36,33 @@ def among(connection: sa.Connection, action_keys: Sequence[str]) -> set[str]:
     return found
 
 
-def record(connection: sa.Connection, artifact: ArtifactRecord, *, at: float) -> None:
-    """Write that an artifact is published; it may have been before."""
-    connection.execute(
-        _insert_or_ignore(connection.dialect.name, artifacts),
+def record_all(connection: sa.Connection, published: Sequence[ArtifactRecord], *, at: float) -> None:
+    """Write that artifacts are published; they may have been before."""
+    rows = [
         {
-            "digest": artifact.digest,
-            "stage": artifact.stage,
-            "num_bytes": artifact.num_bytes,
-            "num_files": artifact.num_files,
+            "digest": one.digest,
+            "stage": one.stage,
+            "num_bytes": one.num_bytes,
+            "num_files": one.num_files,
             "created_at": at,
-        },
-    )
+        }
+        for one in sorted(published, key=lambda one: one.digest)  # one order, or two writers could wait for each other
+    ]
+    connection.execute(_insert_or_ignore(connection.dialect.name, artifacts), rows)
 
 
-def remember_success(
-    connection: sa.Connection, job_id: int, *, artifact: str, figures: Mapping[str, Any], at: float
-) -> None:
-    """Keep what a job's action gave for the next who wants it."""
-    _remember(connection, job_id, {"artifact": artifact, "figures": dict(figures), "created_at": at})
+def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> None:
+    """Keep what the actions of jobs gave for the next who wants it."""
+    outcomes = {
+        one.job_id: {"artifact": one.artifact.digest, "figures": dict(one.figures), "created_at": at} for one in ended
+    }
+    _remember(connection, outcomes)
 
 
 def remember_failure(connection: sa.Connection, job_id: int, *, failure_class: str, message: str, at: float) -> None:
     """Keep that a job's action fails."""
     failure = {"failure_class": failure_class, "failure_message": message}
-    _remember(connection, job_id, {**failure, "figures": {}, "created_at": at})
+    _remember(connection, {job_id: {**failure, "figures": {}, "created_at": at}})
 
 
 def forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
@@ -68,11 +74,21 @@ def forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
         )
 
 
-def _remember(connection: sa.Connection, job_id: int, outcome: Mapping[str, Any]) -> None:
-    action = connection.execute(_ACTION_OF, {"job": job_id}).one()
-    if action.action_key is not None:
-        what = {"action_key": action.action_key, "stage": action.stage, "parts": action.key_parts or {}}
-        connection.execute(_insert_or_ignore(connection.dialect.name, actions), {**what, "job_id": job_id, **outcome})
+def _remember(connection: sa.Connection, outcomes: Mapping[int, Mapping[str, Any]]) -> None:
+    """Keep the outcomes of jobs' actions, by job."""
+    for some in chunks(sorted(outcomes)):
+        rows = [
+            {
+                "action_key": job.action_key,
+                "stage": job.stage,
+                "parts": job.key_parts or {},
+                "job_id": job.id,
+                **outcomes[job.id],
+            }
+            for job in connection.execute(_ACTIONS_OF, {"jobs": some})
+        ]
+        if rows:
+            connection.execute(_insert_or_ignore(connection.dialect.name, actions), rows)
 
 
 @functools.cache

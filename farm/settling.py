@@ -4,7 +4,7 @@ by a caller that holds the graph (:func:`farm.transitions.hold_graph`)."""
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -21,19 +21,27 @@ _CHILDREN = sa.select(edges.c.child_id).where(edges.c.parent_id.in_(sa.bindparam
 
 
 def done(connection: sa.Connection, job_id: int, *, artifact: str, at: float) -> None:
-    """A job has its artifact: its followers have it too, and the children of all of them wait for one input less."""
-    followers = _followers(connection, [job_id]).get(job_id, [])
-    move_all(
-        connection,
-        followers,
-        "hit",
-        source=JobState.WAITING,
-        target=JobState.CACHED,
-        reason=f"the same work was done by j{job_id}",
-        at=at,
-        values={"artifact": artifact, "leader_id": None},
-    )
-    _count_down(connection, [job_id, *followers])
+    """A job has its artifact, see :func:`done_all`."""
+    done_all(connection, {job_id: artifact}, at=at)
+
+
+def done_all(connection: sa.Connection, found: Mapping[int, str], *, at: float) -> None:
+    """Jobs have their artifacts (digest by job): their followers have them too, and the children of all of them wait
+    for one input less."""
+    ended = list(found)
+    for leader_id, followers in _followers(connection, list(found)).items():
+        move_all(
+            connection,
+            followers,
+            "hit",
+            source=JobState.WAITING,
+            target=JobState.CACHED,
+            reason=f"the same work was done by j{leader_id}",
+            at=at,
+            values={"artifact": found[leader_id], "leader_id": None},
+        )
+        ended += followers
+    _count_down(connection, ended)
 
 
 def failed(

@@ -150,18 +150,19 @@ def move_each(
         rows: for each job ``id``, ``reason``, ``attempt`` when it is fenced, and the columns that it gets; all rows
             with the same names.
         name: transition of :data:`farm.states.TRANSITIONS`.
-        source, target: states before and after; none that is final.
+        source, target: states before and after.
         at: the database's time.
         next_attempt: give each job the next number of an attempt.
     """
     if not rows:
         return {}
-    if not is_legal(source, name, target) or target in FINAL:
-        raise AssertionError(f"{source} --{name}--> {target} is not a transition of jobs that go on")
+    if not is_legal(source, name, target):
+        raise AssertionError(f"{source} --{name}--> {target} is not a transition of a job")
     statement = _update_each(connection.dialect.name, tuple(rows[0]), next_attempt=next_attempt)
+    states = {"the_state": str(source), "state": str(target), "finished_at": at if target in FINAL else None}
     moved: dict[int, int] = {}
     for some in chunks(sorted(rows, key=lambda row: int(row["id"]))):
-        given = {"rows": list(some), "the_state": str(source), "state": str(target)}
+        given = {"rows": list(some), **states}
         moved.update((row[0], row[1]) for row in connection.execute(statement, given))
     fixed = {"at": at, "transition": name, "from_state": str(source), "to_state": str(target)}
     written = [
@@ -181,7 +182,7 @@ def _update_each(dialect: str, names: tuple[str, ...], *, next_attempt: bool) ->
     if "attempt" in names:
         guards.append(jobs.c.attempt == given.c.attempt)
     values: dict[str, Any] = {name: given.c[name] for name in names if name not in ("id", "attempt")}
-    values["state"] = sa.bindparam("state")
+    values |= {name: sa.bindparam(name, type_=jobs.c[name].type) for name in ("state", "finished_at")}
     if next_attempt:
         values["attempt"] = jobs.c.attempt + 1
     return sa.update(jobs).where(*guards).values(**values).returning(jobs.c.id, jobs.c.attempt)

@@ -19,6 +19,7 @@ from farm.db import Database
 from farm.errors import NoCapacity, StaleTransition
 from farm.models import core_leases, host_leases, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
+from farm.records import Claim
 from qeff_engine.spec import Stage
 
 THREADS = 8
@@ -71,7 +72,7 @@ def test_cores_are_taken_all_or_none_and_never_twice(each_database: Database, nu
     testing.add_submission(each_database, independent(Stage.RUN, num_jobs=16, num_cores=num_cores))
     ids = testing.admit_all(each_database)
     found = claim_all_at_once(each_database, ids, node_id=host.device_nodes[0])
-    claims = [one for one in found if isinstance(one, attempts.Claim)]
+    claims = [one for one in found if isinstance(one, Claim)]
     assert len(claims) == 16 // num_cores
     with each_database.read() as connection:
         held = connection.execute(sa.select(core_leases.c.job_id, core_leases.c.core)).all()
@@ -113,7 +114,7 @@ def test_slots_are_never_taken_twice(each_database: Database) -> None:
     testing.add_submission(each_database, independent(Stage.COMPILE, num_jobs=16, num_cores=0))
     ids = testing.admit_all(each_database)
     found = claim_all_at_once(each_database, ids, node_id=host.host_node)
-    assert sum(isinstance(one, attempts.Claim) for one in found) == 3
+    assert sum(isinstance(one, Claim) for one in found) == 3
     with each_database.read() as connection:
         assert sorted(connection.scalars(sa.select(host_leases.c.slot))) == [0, 1, 2]
 
@@ -155,7 +156,7 @@ def test_parents_that_finish_at_once_count_their_child_down_once_each(each_datab
     ]
     barrier = threading.Barrier(THREADS)
 
-    def work(claim: attempts.Claim) -> None:
+    def work(claim: Claim) -> None:
         barrier.wait()
         testing.finish(each_database, claim)
 

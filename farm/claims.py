@@ -1,0 +1,155 @@
+"""How a node takes queued attempts, with the cores or slots that they need."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.db import insert_all, now
+from farm.errors import NoCapacity, StaleTransition
+from farm.leases import CoresOfDevice, SlotsOfHost
+from farm.models import attempts, edges, jobs, nodes
+from farm.records import Claim, Claims, Grant
+from farm.states import JobState
+from farm.transitions import hold_graph, move, move_each
+
+_TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority", "num_cores")
+_QUEUED = (
+    sa.select(*(jobs.c[name] for name in _TOLD))
+    .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.state == str(JobState.QUEUED))
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
+_NODE = sa.select(nodes.c.host_id, nodes.c.device_id).where(nodes.c.id == sa.bindparam("node"))
+_parents = jobs.alias()
+_INPUTS = (
+    sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact)
+    .join(_parents, _parents.c.id == edges.c.parent_id)
+    .where(edges.c.child_id.in_(sa.bindparam("jobs", expanding=True)))
+)
+
+
+def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int, lease_s: float) -> Claim:
+    """Take one queued attempt, as :func:`claim_all` takes many.
+
+    Raises:
+        StaleTransition: the message is late or a duplicate: there is nothing to do.
+        NoCapacity: cores or slots are taken; the caller rolls back and gives the job back.
+    """
+    claims = claim_all(connection, [(job_id, attempt)], node_id=node_id, lease_s=lease_s)
+    for reason in claims.refused.values():
+        raise NoCapacity(reason)
+    if not claims.taken:
+        raise StaleTransition(f"Job j{job_id} is no longer queued at attempt {attempt}: claim came too late.")
+    return claims.taken[0]
+
+
+def claim_all(connection: sa.Connection, keys: Sequence[tuple[int, int]], *, node_id: int, lease_s: float) -> Claims:
+    """Take queued attempts (job, number) for a node, each with all the cores or the slot that it needs, or nothing.
+
+    A key of a late or repeated message is left out. A job that there is no room for is given back, to be placed again.
+    """
+    hold_graph(connection, shared=True)
+    wanted = _queued(connection, keys)
+    if not wanted:
+        return Claims(taken=(), refused={})
+    at = now(connection)
+    room = _Room(connection, node_id=node_id)
+    grants: dict[int, tuple[Grant, ...]] = {}
+    refused: dict[int, str] = {}
+    for job in wanted:
+        try:
+            grants[job.id] = room.take(job, at=at)
+        except NoCapacity as error:
+            refused[job.id] = str(error)
+            give_back(connection, job.id, job.attempt, reason=str(error))
+    taken = [job for job in wanted if job.id in grants]
+    rows = [{"id": job.id, "attempt": job.attempt, "reason": "runs", "node_id": node_id} for job in taken]
+    move_each(connection, rows, "claim", source=JobState.QUEUED, target=JobState.RUNNING, at=at)
+    fixed = {"node_id": node_id, "state": "running", "lease_until": at + lease_s, "started_at": at}
+    insert_all(connection, attempts, [{"job_id": job.id, "number": job.attempt, **fixed} for job in taken])
+    room.write(connection)
+    inputs = _inputs(connection, [job.id for job in taken])
+    return Claims(
+        taken=tuple(_told(job, grants=grants[job.id], inputs=inputs[job.id]) for job in taken), refused=refused
+    )
+
+
+def _queued(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> list[Any]:
+    """The jobs of keys that are still queued at that attempt, in the order of their ids; their rows are locked."""
+    numbers = collections.defaultdict(set)
+    for job_id, attempt in keys:
+        numbers[job_id].add(attempt)
+    found = connection.execute(_QUEUED, {"jobs": list(numbers)})
+    return [row for row in found if row.attempt in numbers[row.id]]
+
+
+class _Room:
+    """What a node's host and device have free, while claims take of it."""
+
+    def __init__(self, connection: sa.Connection, *, node_id: int) -> None:
+        self._connection = connection
+        self._node = connection.execute(_NODE, {"node": node_id}).one()
+        self._cores: CoresOfDevice | None = None
+        self._slots: SlotsOfHost | None = None
+
+    def take(self, job: Any, *, at: float) -> tuple[Grant, ...]:
+        """What a job needs.
+
+        Raises:
+            NoCapacity: it is not there.
+        """
+        if job.num_cores:
+            if self._cores is None:
+                self._cores = CoresOfDevice(self._connection, self._node.device_id)
+            return (self._cores.take(job.num_cores, job_id=job.id, attempt=job.attempt, at=at),)
+        if self._slots is None:
+            self._slots = SlotsOfHost(self._connection, self._node.host_id)
+        self._slots.take(job_id=job.id, attempt=job.attempt, at=at)
+        return ()
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was taken; the attempts are written already."""
+        for taken in (self._cores, self._slots):
+            if taken is not None:
+                taken.write(connection)
+
+
+def _inputs(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Artifact digest by the name of the input, by job."""
+    found: dict[int, dict[str, str]] = collections.defaultdict(dict)
+    for row in connection.execute(_INPUTS, {"jobs": list(job_ids)}):
+        found[row.child_id][row.input] = row.artifact
+    return found
+
+
+def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str]) -> Claim:
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        submission_id=job.submission_id,
+        stage=job.stage,
+        label=job.label,
+        spec=job.spec,
+        priority=job.priority,
+        inputs=inputs,
+        grants=grants,
+    )
+
+
+def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
+    """A queued job goes back to be placed again."""
+    move(
+        connection,
+        job_id,
+        "give_back",
+        source=JobState.QUEUED,
+        target=JobState.READY,
+        reason=reason,
+        at=now(connection),
+        attempt=attempt,
+        values={"node_id": None},
+    )
