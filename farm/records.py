@@ -115,43 +115,109 @@ class ReadyJob:
     """A job that may be placed.
 
     Attributes:
+        kind: class of urgency: interactive, nightly or sweep.
+        owner: who asked for it, for fair shares.
         priority: the highest of its own and those of the jobs that have followed it.
         ready_at: since when it waits for a place.
         chain: longest chain of jobs behind it.
-        num_cores: cores wanted on one device; 0 when it wants a host slot.
+        rest_s: predicted seconds of the longest chain behind it, itself included; 0 when nobody knows.
+        num_cores: cores wanted on each device; 0 when it wants a host slot.
+        num_devices: devices of one host that it spans.
+        exclusive: nobody else may use its devices meanwhile.
+        needs: what its place must be (``sku``, ``labels``, ``host``, ``sdk``); None when any will do.
+        ram_bytes: predicted peak of the host's memory; 0 when nobody knows.
+        expected_s: predicted running time, the median.
+        reserved_s: predicted running time that reservations are made with, the 90th percentile.
+        avoid: devices that it has just failed on.
+        model: what it loads; a device that has run it lately is preferred. Empty when that does not matter.
     """
 
     id: int
     stage: str
+    kind: str = "sweep"
+    owner: str = ""
     priority: int
     ready_at: float
     chain: int
+    rest_s: float = 0.0
     num_cores: int
     num_devices: int
+    exclusive: bool = False
+    needs: Mapping[str, Any] | None = None
+    ram_bytes: int = 0
+    expected_s: float | None = None
+    reserved_s: float | None = None
+    avoid: frozenset[int] = frozenset()
+    model: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What a running or queued job takes of one device or host.
+
+    Attributes:
+        amount: cores of the device, or slots of the host. What is still draining counts.
+        ram_bytes: memory of the host that is reserved for it.
+        ends_at: predicted end by the database's clock, already put off when it was exceeded; None when nobody knows.
+    """
+
+    job_id: int
+    amount: int
+    ram_bytes: int = 0
+    ends_at: float | None = None
+    exclusive: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostCapacity:
-    """A live host node and the slots that nobody holds and no queued job will take."""
+    """A live host node and the slots that nobody holds and no queued job will take.
+
+    Attributes:
+        labels: what a user has said about the host.
+        sdk: version of its SDK.
+        ram_bytes: memory that jobs may reserve altogether: less than the host has. 0 when memory is not counted.
+        free_ram_bytes: of that, what no running or queued job has reserved.
+    """
 
     node_id: int
     host_id: int
     queue: str
     host: str
+    labels: tuple[str, ...] = ()
+    sdk: str = ""
     num_slots: int
     free_slots: int
+    ram_bytes: int = 0
+    free_ram_bytes: int = 0
+    holdings: tuple[Holding, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceCapacity:
-    """A live, healthy device node and the cores that nobody holds and no queued job will take."""
+    """A live, healthy device node and the cores that nobody holds and no queued job will take.
+
+    Attributes:
+        board: serial number of the card; the devices of a job that spans several are taken from one if possible.
+        labels: what a user has said about the device or its host.
+        sdk: version of its host's SDK.
+        warm: models that it has run lately.
+    """
 
     node_id: int
     device_id: int
+    host_id: int = 0
+    host: str = ""
     queue: str
     name: str
+    sku: str = ""
+    board: str = ""
+    labels: tuple[str, ...] = ()
+    sdk: str = ""
+    simulated: bool = False
     num_cores: int
     free_cores: int
+    holdings: tuple[Holding, ...] = ()
+    warm: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,12 +230,25 @@ class Capacity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """A job and the node that it goes to, with the reason for people."""
+    """A job and the node that it goes to, with the reason for people.
+
+    Attributes:
+        device_ids: the devices whose cores it gets, that of the node first; empty for a host slot.
+    """
 
     job_id: int
     node_id: int
     queue: str
+    device_ids: tuple[int, ...] = ()
     reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Why a ready job is not placed, and when it is expected to be; None when nobody can tell."""
+
+    reason: str
+    forecast_at: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

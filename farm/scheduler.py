@@ -133,13 +133,15 @@ def place(database: Database, *, term: int | None, max_age_s: float, explain: bo
         if not ready:
             return 0
         capacity = devices.capacity(connection, max_age_s=max_age_s)
-        decided = placement.place(ready, capacity=capacity, now=db.now(connection))
+        decided = placement.place(
+            ready, capacity=capacity, shares={}, now=db.now(connection), policy=placement.Policy()
+        )
     if not decided.assignments and not explain:
         return 0
     with database.write() as connection:
         placed = admission.enqueue_all(connection, decided.assignments, term=term)
         if explain:
-            admission.explain(connection, decided.waiting)
+            admission.explain(connection, {job_id: found.reason for job_id, found in decided.waiting.items()})
     return len(placed)
 
 

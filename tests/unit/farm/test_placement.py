@@ -8,12 +8,20 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.placement import PATIENCE_S, Placement, place
+from farm import placement
+from farm.placement import Placement, Policy
 from farm.records import Capacity, DeviceCapacity, HostCapacity, ReadyJob
 
 ULTRA = DeviceCapacity(node_id=1, device_id=1, queue="device.h.0", name="ultra/0", num_cores=16, free_cores=16)
 STANDARD = DeviceCapacity(node_id=2, device_id=2, queue="device.h.1", name="standard/1", num_cores=14, free_cores=14)
 HOST = HostCapacity(node_id=3, host_id=1, queue="host.h", host="h", num_slots=2, free_slots=2)
+
+
+PATIENCE_S = Policy().patience_s
+
+
+def place(ready: list[ReadyJob], *, capacity: Capacity, now: float, policy: Policy | None = None) -> Placement:
+    return placement.place(ready, capacity=capacity, shares={}, now=now, policy=policy or Policy())
 
 
 def job(number: int, num_cores: int = 0, *, priority: int = 0, ready_at: float = 0.0, num_devices: int = 1) -> ReadyJob:
@@ -35,8 +43,12 @@ def having(*found: DeviceCapacity | HostCapacity) -> Capacity:
     )
 
 
-def where(placement: Placement) -> dict[int, int]:
-    return {assignment.job_id: assignment.node_id for assignment in placement.assignments}
+def where(decided: Placement) -> dict[int, int]:
+    return {assignment.job_id: assignment.node_id for assignment in decided.assignments}
+
+
+def reasons(decided: Placement) -> dict[int, str]:
+    return {job_id: found.reason for job_id, found in decided.waiting.items()}
 
 
 @st.composite
@@ -93,13 +105,13 @@ def test_nothing_is_promised_twice(ready: list[ReadyJob], capacity: Capacity, no
 
 @given(jobs, capacities(), times)
 def test_every_job_is_placed_once_or_has_a_reason(ready: list[ReadyJob], capacity: Capacity, now: float) -> None:
-    placement = place(ready, capacity=capacity, now=now)
-    placed = [assignment.job_id for assignment in placement.assignments]
+    decided = place(ready, capacity=capacity, now=now)
+    placed = [assignment.job_id for assignment in decided.assignments]
     assert len(placed) == len(set(placed))
-    assert set(placed) | set(placement.waiting) == {job.id for job in ready}
-    assert not set(placed) & set(placement.waiting)
-    assert all(placement.waiting.values())
-    assert all(assignment.reason for assignment in placement.assignments)
+    assert set(placed) | set(decided.waiting) == {job.id for job in ready}
+    assert not set(placed) & set(decided.waiting)
+    assert all(found.reason for found in decided.waiting.values())
+    assert all(assignment.reason for assignment in decided.assignments)
 
 
 @given(jobs, capacities(), times, st.randoms(use_true_random=False))
@@ -126,13 +138,13 @@ def test_of_two_equal_jobs_the_older_one_is_never_passed(ready: list[ReadyJob], 
 def test_nothing_that_fits_is_left_out_while_nothing_is_kept(
     ready: list[ReadyJob], capacity: Capacity, now: float
 ) -> None:
-    placement = place(ready, capacity=capacity, now=now, patience_s=float("inf"))
+    decided = place(ready, capacity=capacity, now=now, policy=Policy(patience_s=float("inf")))
     left = free_of(capacity)
     by_id = {job.id: job for job in ready}
-    for assignment in placement.assignments:
+    for assignment in decided.assignments:
         of_device, free = left[assignment.node_id]
         left[assignment.node_id] = (of_device, free - (by_id[assignment.job_id].num_cores or 1))
-    for job_id in placement.waiting:
+    for job_id in decided.waiting:
         left_out = by_id[job_id]
         rooms = [free for of_device, free in left.values() if of_device == bool(left_out.num_cores)]
         assert left_out.num_devices > 1 or max(rooms, default=0) < (left_out.num_cores or 1)
@@ -165,7 +177,7 @@ def test_a_wide_job_is_passed_by_narrow_ones_only_until_its_patience_ends() -> N
     assert where(place([wide, narrow], capacity=having(busy), now=PATIENCE_S - 1)) == {2: 1}
     late = place([wide, narrow], capacity=having(busy), now=PATIENCE_S)
     assert where(late) == {}
-    assert late.waiting == {
+    assert reasons(late) == {
         1: "It needs 16 free cores: ultra/0 has 8.",
         2: "ultra/0 is kept for j1, which has waited longer.",
     }
@@ -175,21 +187,21 @@ def test_a_wide_job_is_passed_by_narrow_ones_only_until_its_patience_ends() -> N
 def test_reasons_say_what_is_missing() -> None:
     capacity = having(dataclasses.replace(ULTRA, free_cores=2), dataclasses.replace(HOST, free_slots=0))
     ready = [job(1, 20), job(2, 8), job(3), job(4, 8, num_devices=2)]
-    assert place(ready, capacity=capacity, now=0).waiting == {
+    assert reasons(place(ready, capacity=capacity, now=0)) == {
         1: "It needs 20 cores, and the widest device that is alive has 16.",
         2: "It needs 8 free cores: ultra/0 has 2.",
         3: "All host slots are taken.",
         4: "It spans 2 devices, and a node has one.",
     }
-    assert place([job(1), job(2, 8)], capacity=having(), now=0).waiting == {
+    assert reasons(place([job(1), job(2, 8)], capacity=having(), now=0)) == {
         1: "No host node is alive.",
         2: "No device node is alive.",
     }
 
 
 def test_an_assignment_says_what_stays_free() -> None:
-    placement = place([job(1, 8), job(2)], capacity=having(ULTRA, HOST), now=0)
-    assert [assignment.reason for assignment in placement.assignments] == [
+    decided = place([job(1, 8), job(2)], capacity=having(ULTRA, HOST), now=0)
+    assert [assignment.reason for assignment in decided.assignments] == [
         "8 cores of ultra/0, which leaves 8 free",
         "a slot of h",
     ]

@@ -9,11 +9,20 @@ stream of narrow jobs starves a wide one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from farm.records import Assignment, Capacity, DeviceCapacity, HostCapacity, ReadyJob
+from farm.records import Assignment, Capacity, DeviceCapacity, HostCapacity, ReadyJob, Waiting
 
-PATIENCE_S = 30.0
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What placement weighs.
+
+    Attributes:
+        patience_s: after how long a job that finds no room has a device kept for it.
+    """
+
+    patience_s: float = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,7 @@ class Placement:
     """
 
     assignments: tuple[Assignment, ...]
-    waiting: dict[int, str]
+    waiting: dict[int, Waiting]
 
 
 class _Bin:
@@ -36,6 +45,7 @@ class _Bin:
         self.node_id = found.node_id
         self.queue = found.queue
         self.of_device = isinstance(found, DeviceCapacity)
+        self.device_ids = (found.device_id,) if isinstance(found, DeviceCapacity) else ()
         if isinstance(found, DeviceCapacity):
             self.name, self.total, self.free = found.name, found.num_cores, found.free_cores
         else:
@@ -43,25 +53,28 @@ class _Bin:
         self.kept_for: int | None = None  # an older job that waits for this device to become free
 
 
-def place(jobs: Iterable[ReadyJob], *, capacity: Capacity, now: float, patience_s: float = PATIENCE_S) -> Placement:
+def place(
+    jobs: Iterable[ReadyJob], *, capacity: Capacity, shares: Mapping[str, float], now: float, policy: Policy
+) -> Placement:
     """Assign ready jobs to nodes.
 
     Args:
         jobs: the ready jobs, in any order.
         capacity: the live nodes; those without anything free matter for the reasons.
-        now: the time that ``ready_at`` is compared with.
-        patience_s: after how long a job that finds no room has a device kept for it.
+        shares: core-seconds by owner that count against him: what he used, halved with every half-life since.
+        now: the database's clock.
+        policy: weights and switches.
     """
     found: list[DeviceCapacity | HostCapacity] = [*capacity.devices, *capacity.hosts]
     bins = [_Bin(one) for one in sorted(found, key=lambda one: (one.queue, one.node_id))]
     assignments: list[Assignment] = []
-    waiting: dict[int, str] = {}
+    waiting: dict[int, Waiting] = {}
     for job in sorted(jobs, key=lambda job: (-job.priority, job.ready_at, job.id)):
         amount = job.num_cores or 1
         candidates = [found for found in bins if found.of_device == bool(job.num_cores)]
         refusal = _never(job, candidates)
         if refusal:
-            waiting[job.id] = refusal
+            waiting[job.id] = Waiting(reason=refusal)
             continue
         fitting = [found for found in candidates if found.free >= amount and found.kept_for is None]
         if fitting:
@@ -72,12 +85,13 @@ def place(jobs: Iterable[ReadyJob], *, capacity: Capacity, now: float, patience_
                     job_id=job.id,
                     node_id=chosen.node_id,
                     queue=chosen.queue,
+                    device_ids=chosen.device_ids,
                     reason=_reason(job, chosen),
                 )
             )
             continue
-        waiting[job.id] = _why_not_now(job, candidates)
-        if job.num_cores and now - job.ready_at >= patience_s:
+        waiting[job.id] = Waiting(reason=_why_not_now(job, candidates))
+        if job.num_cores and now - job.ready_at >= policy.patience_s:
             _keep(job, candidates)
     return Placement(assignments=tuple(assignments), waiting=waiting)
 
