@@ -147,6 +147,7 @@ def hit(
     connection: sa.Connection, job_id: int, *, artifact: str, reason: str, at: float, values: Mapping[str, Any]
 ) -> None:
     """A waiting job's artifact exists already."""
+    results.use(connection, [artifact], at=at)
     found = {**values, "artifact": artifact, "leader_id": None}
     _step(connection, job_id, "hit", target=JobState.CACHED, reason=reason, at=at, values=found)
     settling.done(connection, job_id, artifact=artifact, at=at)

@@ -8,10 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from farm import results
 from farm.db import insert_all, now
 from farm.errors import NoCapacity, StaleTransition
 from farm.leases import CoresOfDevice, SlotsOfHost
-from farm.models import attempts, edges, jobs, nodes
+from farm.models import artifacts, attempts, edges, jobs, nodes
 from farm.records import Claim, Claims, Grant
 from farm.states import JobState
 from farm.transitions import hold_graph, move, move_each
@@ -26,8 +27,10 @@ _QUEUED = (
 _NODE = sa.select(nodes.c.host_id, nodes.c.device_id).where(nodes.c.id == sa.bindparam("node"))
 _parents = jobs.alias()
 _INPUTS = (
-    sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact)
+    sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact, artifacts.c.used_at, artifacts.c.condemned_at)
+    .select_from(edges)
     .join(_parents, _parents.c.id == edges.c.parent_id)
+    .join(artifacts, artifacts.c.digest == _parents.c.artifact)
     .where(edges.c.child_id.in_(sa.bindparam("jobs", expanding=True)))
 )
 
@@ -72,7 +75,7 @@ def claim_all(connection: sa.Connection, keys: Sequence[tuple[int, int]], *, nod
     fixed = {"node_id": node_id, "state": "running", "lease_until": at + lease_s, "started_at": at}
     insert_all(connection, attempts, [{"job_id": job.id, "number": job.attempt, **fixed} for job in taken])
     room.write(connection)
-    inputs = _inputs(connection, [job.id for job in taken])
+    inputs = _inputs(connection, [job.id for job in taken], at=at)
     return Claims(
         taken=tuple(_told(job, grants=grants[job.id], inputs=inputs[job.id]) for job in taken), refused=refused
     )
@@ -118,11 +121,15 @@ class _Room:
                 taken.write(connection)
 
 
-def _inputs(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
-    """Artifact digest by the name of the input, by job."""
+def _inputs(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> dict[int, dict[str, str]]:
+    """Artifact digest by the name of the input, by job; that they are used is noted, but not each time."""
     found: dict[int, dict[str, str]] = collections.defaultdict(dict)
+    noted = set()
     for row in connection.execute(_INPUTS, {"jobs": list(job_ids)}):
         found[row.child_id][row.input] = row.artifact
+        if results.is_use_worth_noting(row.used_at, row.condemned_at, at=at):
+            noted.add(row.artifact)
+    results.use(connection, noted, at=at)
     return found
 
 

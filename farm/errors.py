@@ -10,7 +10,8 @@
     │   ├── DatabaseTooNew        4   the database was written by a newer program
     │   └── StaleTransition       4   somebody else moved the job first; the caller has lost and stops
     ├── NoCapacity                1   cores or slots were taken meanwhile; the job goes back to the queue
-    └── StorageFault              1   disk full, read-only, damaged artifact
+    └── StorageFault              1   disk full, read-only
+        └── DamagedArtifact       1   an artifact's bytes are gone or not what was published; doing the work again helps
 
 The exit codes are documented in ``farm --help``; ``130`` is an interrupt.
 """
@@ -59,4 +60,16 @@ class NoCapacity(FarmError):
 
 
 class StorageFault(FarmError):
-    """The disk is full or read-only, or an artifact is damaged."""
+    """The disk is full or read-only, or the store does not answer."""
+
+
+class DamagedArtifact(StorageFault):
+    """An artifact's bytes are gone, or are not what was published: it has to be made again.
+
+    Attributes:
+        digest: of the artifact. What was left of it is out of the way, so that it can be published anew.
+    """
+
+    def __init__(self, message: str, *, digest: str) -> None:
+        super().__init__(message)
+        self.digest = digest

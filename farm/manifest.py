@@ -72,8 +72,18 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """The manifest of a text made by :meth:`to_json`."""
-        rows = json.loads(text)["files"]
+        """The manifest of a text made by :meth:`to_json`.
+
+        Raises:
+            ValueError: it is not the text of a manifest.
+        """
+        try:
+            found = json.loads(text)
+            if found["format"] != FORMAT:
+                raise ValueError(f"the manifest has format {found['format']}, expected {FORMAT}")
+            rows = [(str(path), str(sha256), int(size)) for path, sha256, size in found["files"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the manifest lacks what it must say ({error!r})") from error
         return cls(files=tuple(FileEntry(path=path, sha256=sha256, num_bytes=size) for path, sha256, size in rows))
 
     def _rows(self) -> list[list[str | int]]:
@@ -83,19 +93,20 @@ class Manifest:
 class DigestCache:
     """Digests of big files by device and inode, kept in a directory.
 
-    A checkpoint that several artifacts hard-link is read once. An entry holds for one size and modification time.
+    A checkpoint that several artifacts hard-link is read once. An entry holds for one size and modification time, and
+    tells when the content was really read.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def sha256_of(self, descriptor: int, *, status: os.stat_result) -> str:
-        """SHA-256 of an open file, from the cache when the file has not changed since."""
+    def sha256_of(self, descriptor: int, *, status: os.stat_result, since: float = 0.0) -> str:
+        """SHA-256 of an open file, from the cache when it was read after ``since`` and has not changed since then."""
         path = self._directory / f"{status.st_dev:x}-{status.st_ino:x}.json"
         look = dataclasses.asdict(Look.of(status))
         if status.st_size >= CACHE_FROM_BYTES:
-            found = _read_json(path)
-            if found.get("look") == look:
+            found = read_json(path)
+            if found.get("look") == look and float(str(found.get("read_at", 0.0))) >= since:
                 return str(found["sha256"])
         read_at_ns = time.time_ns()
         with os.fdopen(os.dup(descriptor), "rb") as stream:
@@ -103,7 +114,7 @@ class DigestCache:
         if status.st_size >= CACHE_FROM_BYTES and status.st_mtime_ns < read_at_ns - CLOCK_TICK_NS:
             with contextlib.suppress(OSError):  # a cache only: a full or read-only disk is told by what must be written
                 self._directory.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps({"look": look, "sha256": digest}))
+                write_atomically(path, json.dumps({"look": look, "sha256": digest, "read_at": read_at_ns / 1e9}))
         return digest
 
 
@@ -120,7 +131,7 @@ def survey(tree: Path, *, cache: DigestCache, durable: bool = False) -> tuple[Ma
         OSError: it cannot be read.
     """
     entries, looks = [], {}
-    for name in sorted(_names(tree)):
+    for name in sorted(names(tree)):
         descriptor = os.open(tree / name, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             status = os.fstat(descriptor)
@@ -148,14 +159,14 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def _names(tree: Path, prefix: str = "") -> Iterator[str]:
+def names(tree: Path, prefix: str = "") -> Iterator[str]:
     """Relative paths of all regular files; anything that is neither file nor directory is refused."""
     with os.scandir(tree / prefix) as entries:
         for entry in entries:
             name = f"{prefix}{entry.name}"
             mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
-                yield from _names(tree, f"{name}/")
+                yield from names(tree, f"{name}/")
             elif stat.S_ISREG(mode):
                 yield _checked(name)
             else:
@@ -176,7 +187,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object, or an empty one when the file is missing or was cut off by a crash of the machine."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,12 @@ _ACTIONS_OF = (
     .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.action_key.is_not(None))
     .order_by(jobs.c.action_key)
 )
+_USE = (
+    sa.update(artifacts)
+    .where(artifacts.c.digest == sa.bindparam("the_digest"))
+    .values(condemned_at=None, used_at=sa.bindparam("at"))
+)
+_NOTED_FOR_S = 3600.0
 
 
 def known(connection: sa.Connection, action_key: str) -> Any | None:
@@ -37,7 +43,7 @@ def among(connection: sa.Connection, action_keys: Sequence[str]) -> set[str]:
 
 
 def record_all(connection: sa.Connection, published: Sequence[ArtifactRecord], *, at: float) -> None:
-    """Write that artifacts are published; they may have been before."""
+    """Write that artifacts are published; they may have been before, and deleted since."""
     rows = [
         {
             "digest": one.digest,
@@ -45,10 +51,23 @@ def record_all(connection: sa.Connection, published: Sequence[ArtifactRecord], *
             "num_bytes": one.num_bytes,
             "num_files": one.num_files,
             "created_at": at,
+            "used_at": at,
         }
-        for one in sorted(published, key=lambda one: one.digest)  # one order, or two writers could wait for each other
+        # In one order, or two writers could wait for each other.
+        for _, one in sorted({one.digest: one for one in published}.items())
     ]
-    connection.execute(_insert_or_ignore(connection.dialect.name, artifacts), rows)
+    connection.execute(_insert_or_revive(connection.dialect.name), rows)
+
+
+def use(connection: sa.Connection, digests: Iterable[str], *, at: float) -> None:
+    """Note that artifacts are in use again: the garbage collection leaves those alone that it had chosen."""
+    for digest in sorted(set(digests)):  # in one order, as above
+        connection.execute(_USE, {"the_digest": digest, "at": at})
+
+
+def is_use_worth_noting(used_at: float | None, condemned_at: float | None, *, at: float) -> bool:
+    """Whether a use has to be written down: the garbage collection counts in days, so once an hour is enough."""
+    return condemned_at is not None or used_at is None or used_at < at - _NOTED_FOR_S
 
 
 def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> None:
@@ -98,3 +117,13 @@ def _insert_or_ignore(dialect: str, table: sa.Table) -> Any:
 
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table).on_conflict_do_nothing()
+
+
+@functools.cache
+def _insert_or_revive(dialect: str) -> Any:
+    """An INSERT of artifacts that brings one back whose bytes had been deleted."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(artifacts)
+    again = {"used_at": insert.excluded.used_at, "condemned_at": None, "deleted_at": None}
+    return insert.on_conflict_do_update(index_elements=["digest"], set_=again)

@@ -200,4 +200,5 @@ artifacts = sa.Table(
     sa.Column("used_at", TIME),  # last read as an input or hit
     sa.Column("pinned", sa.Text),  # why it is kept whatever happens; NULL: it may be collected
     sa.Column("condemned_at", TIME),  # chosen by the garbage collection, and deleted later unless used meanwhile
+    sa.Column("deleted_at", TIME),  # since when the store has no bytes of it; jobs still say that they made it
 )

@@ -55,6 +55,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("used_at", sa.Double),
             sa.Column("pinned", sa.Text),
             sa.Column("condemned_at", sa.Double),
+            sa.Column("deleted_at", sa.Double),
         ),
         "hosts": (sa.Column("labels", sa.JSON), sa.Column("drained", sa.Text)),
         "devices": (

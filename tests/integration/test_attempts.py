@@ -243,7 +243,7 @@ def test_a_damaged_input_fails_the_attempt_with_its_name(node: AttemptNode) -> N
     assert node.run(export).state is JobState.READY
     (attempt,) = node.attempts(export)
     assert attempt.failure_class == "infrastructure"
-    assert "'content.json' of artifact" in (attempt.message or "")
+    assert "'content.json', which was changed" in (attempt.message or "")
 
 
 def test_a_new_node_ends_what_its_predecessor_left_and_gives_it_back(node: AttemptNode, tmp_path: Path) -> None:

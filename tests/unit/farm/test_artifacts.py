@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from farm import manifest
+from farm import artifacts, manifest
 from farm.artifacts import Store
-from farm.errors import StorageFault
+from farm.errors import DamagedArtifact, StorageFault
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_a_changed_file_is_noticed(store: Store, tmp_path: Path) -> None:
     os.link(checkpoint, tree / "model.safetensors")
     record = store.publish(tree, stage="resolve")
     checkpoint.write_text("w3ights")
-    with pytest.raises(StorageFault, match=r"'model.safetensors' of artifact .* was changed after it was published"):
+    with pytest.raises(StorageFault, match=r"'model.safetensors', which was changed after it was published"):
         store.path(record.digest)
 
 
@@ -88,9 +92,9 @@ def test_a_touched_file_is_read_again_once(store: Store, monkeypatch: pytest.Mon
     read: list[int] = []
     real = manifest.DigestCache.sha256_of
 
-    def counting(self: manifest.DigestCache, descriptor: int, *, status: os.stat_result) -> str:
+    def counting(self: manifest.DigestCache, descriptor: int, *, status: os.stat_result, since: float) -> str:
         read.append(status.st_ino)
-        return real(self, descriptor, status=status)
+        return real(self, descriptor, status=status, since=since)
 
     monkeypatch.setattr(manifest.DigestCache, "sha256_of", counting)
     inode = (store.path(record.digest) / "a").stat().st_ino
@@ -105,9 +109,141 @@ def test_a_damaged_artifact_is_replaced_by_the_next_one_published(store: Store) 
     victim.write_text("2")
     with pytest.raises(StorageFault, match="was changed"):
         store.path(record.digest)
+    with pytest.raises(DamagedArtifact, match="has no artifact"):
+        store.path(record.digest)
     store.publish(fill(store, a="1"), stage="export")
     assert (store.path(record.digest) / "a").read_text() == "1"
     assert leftovers(store) == []
+
+
+def spoil_content(wrapper: Path) -> None:
+    """Flip a bit, as a disk does: neither size nor time say so."""
+    path = wrapper / "tree" / "deep" / "weights"
+    before = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[3] ^= 0x10
+    path.write_bytes(content)
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut_off(wrapper: Path) -> None:
+    path = wrapper / "tree" / "deep" / "weights"
+    path.chmod(0o644)
+    os.truncate(path, 2)
+
+
+def lose_file(wrapper: Path) -> None:
+    (wrapper / "tree" / "deep").chmod(0o755)
+    (wrapper / "tree" / "deep" / "weights").unlink()
+
+
+def lose_tree(wrapper: Path) -> None:
+    (wrapper / "tree").rename(wrapper.parent / "elsewhere")
+
+
+def add_file(wrapper: Path) -> None:
+    (wrapper / "tree").chmod(0o755)
+    (wrapper / "tree" / "more").write_text("x")
+
+
+def add_link(wrapper: Path) -> None:
+    (wrapper / "tree").chmod(0o755)
+    (wrapper / "tree" / "more").symlink_to("config")
+
+
+def cut_manifest(wrapper: Path) -> None:
+    (wrapper / "manifest.json").write_text((wrapper / "manifest.json").read_text()[:-20])
+
+
+def change_manifest(wrapper: Path) -> None:
+    text = (wrapper / "manifest.json").read_text()
+    (wrapper / "manifest.json").write_text(text.replace("deep/weights", "deep/wights"))
+
+
+def lose_manifest(wrapper: Path) -> None:
+    (wrapper / "manifest.json").unlink()
+
+
+DAMAGES = {
+    spoil_content: "'deep/weights', which was changed after it was published",
+    cut_off: "'deep/weights', which was changed after it was published",
+    lose_file: "lost the file 'deep/weights'",
+    lose_tree: "lost a directory",
+    add_file: "has got the file 'more'",
+    add_link: "something strange: 'more' is a symbolic link",
+    cut_manifest: "has no readable manifest",
+    change_manifest: "has another artifact's manifest",
+    lose_manifest: "has no readable manifest",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damage_is_told_before_use_and_set_aside_so_that_the_same_can_be_published(
+    store: Store, damage: Callable[[Path], None]
+) -> None:
+    digest = store.publish(fill(store, config="abc", deep__weights="12345"), stage="resolve").digest
+    damage(store.root / "objects" / digest[:2] / digest)
+    reading = Store(store.root, reread_after_s=0)
+    with pytest.raises(DamagedArtifact, match=DAMAGES[damage]) as told:
+        reading.path(digest)
+    assert told.value.digest == digest
+    assert [path.name.partition(".")[0] for path in (store.root / "damaged").iterdir()] == [digest]
+    assert store.publish(fill(store, config="abc", deep__weights="12345"), stage="resolve").digest == digest
+    assert (reading.path(digest) / "deep" / "weights").read_text() == "12345"
+
+
+def test_a_flipped_bit_is_found_once_the_last_reading_is_old(store: Store) -> None:
+    digest = store.publish(fill(store, config="abc", deep__weights="12345"), stage="resolve").digest
+    wrapper = store.root / "objects" / digest[:2] / digest
+    spoil_content(wrapper)
+    assert store.path(digest) == wrapper / "tree"
+    looks = json.loads((wrapper / "looks.json").read_text())
+    looks["read_at"] -= artifacts.REREAD_AFTER_S
+    (wrapper / "looks.json").write_text(json.dumps(looks))
+    with pytest.raises(DamagedArtifact, match="was changed"):
+        store.path(digest)
+
+
+def test_a_lost_note_of_looks_costs_a_reading_and_no_artifact(store: Store) -> None:
+    digest = store.publish(fill(store, config="abc"), stage="resolve").digest
+    looks = store.path(digest).parent / "looks.json"
+    before = json.loads(looks.read_text())["looks"]
+    looks.write_text('{"loo')
+    store.path(digest)
+    assert json.loads(looks.read_text())["looks"] == before
+
+
+def test_a_store_that_is_full_tells_it_and_keeps_what_it_has(store: Store) -> None:
+    kept = store.publish(fill(store, a="1"), stage="export").digest
+    tree = fill(store, big="x" * 10_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))  # what a manifest needs is more
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(StorageFault, match=r"The disk is full.*set FARM_STORE"):
+            store.publish(tree, stage="export")
+        assert (store.path(kept) / "a").read_text() == "1"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert leftovers(store) == []
+
+
+def test_damage_in_a_store_that_is_read_only_is_told_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.publish(fill(store, config="abc", deep__weights="12345"), stage="resolve").digest
+    cut_off(store.root / "objects" / digest[:2] / digest)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    for _ in range(2):
+        with pytest.raises(DamagedArtifact, match="was changed"):
+            store.path(digest)
 
 
 def test_a_missing_artifact_is_a_fault(store: Store) -> None:
