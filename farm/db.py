@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ HEAD = REVISIONS[-1]
 _BUSY_TIMEOUT_MS = 10_000
 _ROWS_AT_ONCE = 10_000
 _WRITE = "farm_write"
+_CLOCK = "farm_clock"
 
 
 class Database:
@@ -90,8 +91,13 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str) -> Database:
-    """The database at a URL (``sqlite:///PATH`` or ``postgresql://...``); nothing is created or connected yet."""
+def open_database(url: str, *, clock: Callable[[], float] | None = None) -> Database:
+    """The database at a URL; nothing is created or connected yet.
+
+    Args:
+        url: ``sqlite:///PATH`` or ``postgresql://...``.
+        clock: what :func:`now` asks instead of the database, so that a test says how late it is.
+    """
     parsed = sa.make_url(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -101,11 +107,16 @@ def open_database(url: str) -> Database:
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = sa.create_engine(parsed, max_overflow=64, pool_pre_ping=True)
+    if clock is not None:
+        engine = engine.execution_options(**{_CLOCK: clock})
     return Database(engine)
 
 
 def now(connection: sa.Connection) -> float:
     """The database's clock, in seconds since the epoch. SQLite lives on one host, whose clock is the clock."""
+    clock: Callable[[], float] | None = connection.get_execution_options().get(_CLOCK)
+    if clock is not None:
+        return clock()
     if connection.dialect.name == "sqlite":
         return time.time()
     return float(connection.execute(_POSTGRESQL_NOW).scalar_one())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
-from farm import attempts, outbox, reaping
+from farm import attempts, leadership, outbox, reaping
 from farm.db import Database
 from farm.errors import StaleTransition
 
@@ -23,12 +23,13 @@ def reap(database: Database, *, term: int | None) -> int:
     return _each(database, found, lose)
 
 
-def give_back_stranded(database: Database, *, max_age_s: float) -> int:
+def give_back_stranded(database: Database, *, max_age_s: float, term: int | None) -> int:
     """Take queued jobs from queues that no live node listens to."""
     with database.read() as connection:
         found = reaping.stranded(connection, max_age_s=max_age_s)
 
     def give_back(connection: sa.Connection, job_id: int, attempt: int) -> None:
+        leadership.require_term(connection, term)
         attempts.give_back(connection, job_id, attempt, reason="Its node is not heard any more.")
 
     return _each(database, found, give_back)

@@ -30,8 +30,13 @@ def take_outbox(connection: sa.Connection, *, limit: int) -> list[Message]:
     return [Message(id=row.id, queue=row.queue, job_id=row.job_id, attempt=row.attempt) for row in rows]
 
 
-def delete_outbox(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Forget messages that the broker has."""
+def delete_outbox(connection: sa.Connection, ids: Sequence[int], *, term: int | None) -> None:
+    """Forget messages that the broker has.
+
+    Raises:
+        StaleTransition: the term is over. Another scheduler sends, and SQLite may have given an id to another message.
+    """
+    leadership.require_term(connection, term)
     if ids:
         connection.execute(sa.delete(outbox).where(outbox.c.id.in_(ids)))
 

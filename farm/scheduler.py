@@ -88,12 +88,12 @@ def tick(
     """
     max_age_s = node_max_age_s(settings)
     lost = maintenance.reap(database, term=term) if full and reap else 0
-    given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s) if full else 0
+    given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s, term=term) if full else 0
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
     admitted = admit(database, term=term, max_age_s=max_age_s)
     placed = place(database, term=term, max_age_s=max_age_s, explain=full)
-    sent = send(database, sender=sender) if sender is not None else 0
+    sent = send(database, sender=sender, term=term) if sender is not None else 0
     return Counts(admitted=admitted, lost=lost, given_back=given_back, placed=placed, sent=sent)
 
 
@@ -145,7 +145,7 @@ def place(database: Database, *, term: int | None, max_age_s: float, explain: bo
     return len(placed)
 
 
-def send(database: Database, *, sender: Sending) -> int:
+def send(database: Database, *, sender: Sending, term: int | None) -> int:
     """Hand messages of the outbox to the broker. One that is sent and not yet forgotten may be sent again."""
     count = 0
     while True:
@@ -155,7 +155,7 @@ def send(database: Database, *, sender: Sending) -> int:
             return count
         sent = sender.send(messages)
         with database.write() as connection:
-            outbox.delete_outbox(connection, sent)
+            outbox.delete_outbox(connection, sent, term=term)
         count += len(sent)
 
 

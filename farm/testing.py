@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from farm import admission, attempts, db, devices, jobs, schema, wire
@@ -15,12 +15,17 @@ from qeff_engine.spec import Stage
 
 
 @contextlib.contextmanager
-def fresh_database(url: str | None = None) -> Iterator[db.Database]:
-    """A database at the newest revision: at ``url``, which must be empty, or a temporary SQLite file."""
+def fresh_database(url: str | None = None, *, clock: Callable[[], float] | None = None) -> Iterator[db.Database]:
+    """A database at the newest revision.
+
+    Args:
+        url: where; it must be empty. None for a temporary SQLite file.
+        clock: the database's clock; None for the real one.
+    """
     with tempfile.TemporaryDirectory(prefix="farm-test-") as directory:
         url = url or f"sqlite:///{Path(directory) / 'farm.db'}"
         schema.upgrade(url)
-        database = db.open_database(url)
+        database = db.open_database(url, clock=clock)
         try:
             yield database
         finally:

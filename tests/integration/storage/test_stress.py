@@ -67,7 +67,7 @@ class Bustle:
                     with contextlib.suppress(StaleTransition):  # a user was faster
                         admission.admit(connection, job.id, action_key=key, parts={}, term=None)
             scheduler.place(self.database, term=None, max_age_s=_EVER_S)
-            scheduler.send(self.database, sender=self)
+            scheduler.send(self.database, sender=self, term=None)
 
     def send(self, messages: Sequence[Message]) -> list[int]:
         """Take messages, as the broker does."""

@@ -360,7 +360,7 @@ def test_a_message_is_left_with_its_transition_and_sent_again_while_nobody_claim
         sent = outbox.take_outbox(connection, limit=9)
         assert [(m.queue, m.job_id, m.attempt) for m in sent] == [(host.host_queue, ids["resolve"], 1)]
         assert outbox.resend_stale(connection, older_than_s=-1, term=None) == 0  # still in the outbox
-        outbox.delete_outbox(connection, [message.id for message in sent])
+        outbox.delete_outbox(connection, [message.id for message in sent], term=None)
         assert outbox.resend_stale(connection, older_than_s=60, term=None) == 0
         assert outbox.resend_stale(connection, older_than_s=-1, term=None) == 1
     with each_database.write() as connection:
