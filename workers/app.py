@@ -54,14 +54,13 @@ class UnacknowledgedRequest(Request):  # type: ignore[misc]
         self.acknowledged = True
 
 
-def start_worker(app: Celery, *, queue: str, concurrency: int, name: str) -> int:
-    """Consume until a signal ends it; the exit code."""
+def start_worker(app: Celery, *, queue: str, name: str) -> int:
+    """Consume until a signal ends it; the exit code. Tasks only hand over what they are told, so no pool is needed."""
     warnings.simplefilter("ignore", SecurityWarning)  # said to every root user, though messages are JSON
     # Said at every reconnection, of a setting that is set on purpose, see make().
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     worker: Any = app.Worker(
-        pool="threads",
-        concurrency=concurrency,
+        pool="solo",
         queues=[queue],
         hostname=name,
         without_gossip=True,

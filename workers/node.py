@@ -30,6 +30,8 @@ from workers import app as celery_app
 from workers import bridge, discovery, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
+from workers.intake import Intake
+from workers.ledger import Ledger
 from workers.steering import Steering
 from workers.workplace import Stopping, Workplace
 
@@ -69,7 +71,7 @@ def run_host(settings: Settings, *, num_slots: int | None = None, stages: Stages
     sdk = discovery.find_sdk(settings.sdk_root)
     facts = discovery.host_facts(sdk, num_slots=num_slots)
     node = _Node(settings, queue=wire.host_queue(settings.host), sdk=sdk, facts=facts)
-    return node.run(stages, concurrency=facts.num_slots, environ=os.environ)
+    return node.run(stages, places=facts.num_slots, environ=os.environ)
 
 
 def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, stages: Stages = ENGINE) -> int:
@@ -84,7 +86,7 @@ def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, st
     facts = discovery.host_facts(sdk, num_slots=num_slots)
     node = _Node(settings, queue=wire.device_queue(settings.host, qid), sdk=sdk, facts=facts, qid=qid)
     environ = {**os.environ, _VISIBLE_DEVICES: str(qid)}
-    return node.run(stages, concurrency=device.nsp_total, environ=environ)
+    return node.run(stages, places=device.nsp_total, environ=environ)
 
 
 class _Node:
@@ -107,7 +109,7 @@ class _Node:
         self._host_id = 0
         self._node_id = 0
 
-    def run(self, stages: Stages, *, concurrency: int, environ: Mapping[str, str]) -> int:
+    def run(self, stages: Stages, *, places: int, environ: Mapping[str, str]) -> int:
         """Register, put right what an earlier node left, and consume."""
         with self._alone():
             self._database.check()
@@ -115,13 +117,15 @@ class _Node:
             workplace = self._workplace(stages, environ=environ)
             recovery.take_over(workplace)
             app = celery_app.make(self._settings.broker_url, queue=self._queue)
-            tasks.register(app, workplace=workplace)
+            intake = Intake(workplace, places=places)
+            tasks.register(app, intake=intake)
             with self._heartbeats(workplace):
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
                 workplace.forks.warm_up(after_s=0.0 if self._qid is None else _DEVICE_WARM_UP_S)
                 # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
                 signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
-                code = celery_app.start_worker(app, queue=self._queue, concurrency=concurrency, name=self._queue)
+                code = celery_app.start_worker(app, queue=self._queue, name=self._queue)
+                intake.close()
                 workplace.forks.close()
             with contextlib.suppress(sa.exc.DBAPIError), self._database.write() as connection:
                 devices.stop_node(connection, self._node_id)
@@ -169,6 +173,7 @@ class _Node:
         return Workplace(
             settings=self._settings,
             database=self._database,
+            ledger=Ledger(self._database),
             store=Store(self._settings.store),
             forks=ForkServer(preload=stages.preload),
             entry=stages.entry,

@@ -1,4 +1,4 @@
-"""One attempt on a node, from the claim to the last trace of its process. No Celery and no torch in it.
+"""One attempt on a node, from its claim to the last trace of its process. No Celery and no torch in it.
 
 :meth:`Attempt.run` reads as the life of an attempt. The stage runs in a process group of its own; this side renews the
 lease, listens, stops the group when it must, and writes how it ended, once, with the fence.
@@ -7,7 +7,6 @@ lease, listens, stops the group when it must, and writes how it ended, once, wit
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import logging
@@ -22,8 +21,8 @@ import sqlalchemy as sa
 
 from farm import attempts, wire
 from farm.artifacts import remove_tree
-from farm.errors import NoCapacity, StaleTransition, StorageFault
-from farm.records import Claim, Usage
+from farm.errors import StaleTransition, StorageFault
+from farm.records import Claim, Success, Usage
 from qeff_engine.errors import FailureClass
 from workers import bridge, outcome, stage_process
 from workers.forks import Child
@@ -40,29 +39,14 @@ _SETTLE_WHEN_STOPPING_S = 5.0
 _START_POLL_S = 0.1  # only while the fork server still imports
 
 
-def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
-    """Carry out an attempt if it is still to be done; returns when it is settled and nothing of it runs."""
-    since = time.monotonic()
-    claim = _claim(workplace, job_id, attempt)
-    if claim is not None:
-        lease = Lease(workplace.database, settings=workplace.settings, job_id=job_id, attempt=attempt, since=since)
-        with workplace.steering.attempt(job_id, attempt) as asked:
-            Attempt(workplace, claim=claim, lease=lease, asked=asked).run()
-
-
-def _claim(workplace: Workplace, job_id: int, attempt: int) -> Claim | None:
-    """The claim, or None when there is nothing to do: a message may come late, twice, or while cores are taken."""
-    try:
-        with workplace.database.write() as connection:
-            return attempts.claim(
-                connection, job_id, attempt, node_id=workplace.node_id, lease_s=workplace.settings.lease_s
-            )
-    except StaleTransition:
-        return None
-    except NoCapacity as error:
-        with contextlib.suppress(StaleTransition), workplace.database.write() as connection:
-            attempts.give_back(connection, job_id, attempt, reason=str(error))
-        return None
+def carry_out(workplace: Workplace, claim: Claim, since: float) -> None:
+    """Carry out a claim that was made after the monotonic time ``since``; returns when it is settled and nothing of it
+    runs."""
+    lease = Lease(
+        workplace.database, settings=workplace.settings, job_id=claim.job_id, attempt=claim.attempt, since=since
+    )
+    with workplace.steering.attempt(claim.job_id, claim.attempt) as asked:
+        Attempt(workplace, claim=claim, lease=lease, asked=asked).run()
 
 
 class Attempt:
@@ -209,8 +193,7 @@ class Attempt:
         deadline: float | None = None
         while True:
             try:
-                with self._place.database.write() as connection:
-                    self._write(connection, result)
+                self._write(result)
                 return
             except StaleTransition:
                 result = Outcome(ending=Ending.LOST)
@@ -222,18 +205,31 @@ class Attempt:
                         return
                     time.sleep(_SETTLE_RETRY_S)
 
-    def _write(self, connection: sa.Connection, result: Outcome) -> None:
-        job_id, number = self._claim.job_id, self._claim.attempt
+    def _write(self, result: Outcome) -> None:
         usage = Usage(
             cpu_s=result.cpu_s,
             peak_rss_bytes=result.peak_rss_bytes,
             exit_code=result.exit_code,
-            log_path=wire.attempt_log(job_id, number),
+            log_path=wire.attempt_log(self._claim.job_id, self._claim.attempt),
         )
         if result.ending is Ending.SUCCEEDED and result.artifact is not None:
-            figures = dict(result.figures)
-            attempts.succeed(connection, job_id, number, artifact=result.artifact, figures=figures, usage=usage)
-        elif result.ending is Ending.FAILED and result.failure_class is not None:
+            self._place.ledger.succeed(
+                Success(
+                    job_id=self._claim.job_id,
+                    attempt=self._claim.attempt,
+                    artifact=result.artifact,
+                    figures=result.figures,
+                    usage=usage,
+                )
+            )
+            return
+        with self._place.database.write() as connection:
+            self._write_other(connection, result, usage=usage)
+
+    def _write_other(self, connection: sa.Connection, result: Outcome, *, usage: Usage) -> None:
+        """Write an ending that is no success."""
+        job_id, number = self._claim.job_id, self._claim.attempt
+        if result.ending is Ending.FAILED and result.failure_class is not None:
             attempts.fail(
                 connection,
                 job_id,

@@ -12,6 +12,7 @@ from farm.artifacts import Store
 from farm.db import Database
 from farm.settings import Settings
 from workers.forks import ForkServer
+from workers.ledger import Ledger
 from workers.steering import Steering
 
 
@@ -64,6 +65,7 @@ class Workplace:
     Attributes:
         settings: of the farm.
         database: where attempts are claimed and settled.
+        ledger: where those that succeed are written.
         store: where artifacts are published.
         forks: where stage processes come from.
         entry: ``module:function`` that runs a stage.
@@ -81,6 +83,7 @@ class Workplace:
 
     settings: Settings
     database: Database
+    ledger: Ledger
     store: Store
     forks: ForkServer
     entry: str

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, queries, testing
+from farm import admission, claims, queries, testing
 from farm import settings as farm_settings
 from farm.artifacts import Store
 from farm.db import Database
@@ -23,8 +23,9 @@ from farm.settings import Settings
 from farm.states import JobState
 from qeff_engine import actions
 from workers.forks import ForkServer
+from workers.ledger import Ledger
 from workers.steering import Steering
-from workers.supervisor import run_attempt
+from workers.supervisor import carry_out
 from workers.workplace import Stopping, Workplace
 
 LIMIT_S = 60.0  # a deadline, not a measurement: what takes so long hangs
@@ -142,6 +143,7 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
         workplace = Workplace(
             settings=settings,
             database=database,
+            ledger=Ledger(database),
             store=Store(settings.store),
             forks=FORKS,
             entry="tests.small_stages:run_stage",
@@ -156,6 +158,16 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
             stopping=Stopping(),
         )
         yield AttemptNode(workplace=workplace, host=host, database=database, settings=settings)
+
+
+def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
+    """Claim a queued attempt and carry it out; nothing when it is not due or has no room."""
+    since = time.monotonic()
+    with workplace.database.write() as connection:
+        lease_s = workplace.settings.lease_s
+        found = claims.claim_all(connection, [(job_id, attempt)], node_id=workplace.node_id, lease_s=lease_s)
+    for claim in found.taken:
+        carry_out(workplace, claim, since)
 
 
 def wait_until(condition: Callable[[], bool], *, what: str) -> None:

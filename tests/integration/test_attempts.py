@@ -18,10 +18,9 @@ from farm.db import Database
 from farm.models import attempts as attempt_rows
 from farm.states import JobState
 from tests import small_sweep
-from tests.integration.attempt_node import AttemptNode, attempt_node, wait_until
+from tests.integration.attempt_node import AttemptNode, attempt_node, run_attempt, wait_until
 from workers import recovery
 from workers.groups import AttemptRecord, Group
-from workers.supervisor import run_attempt
 
 
 @pytest.fixture
