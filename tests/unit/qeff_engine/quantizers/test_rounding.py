@@ -11,7 +11,7 @@ def weights(draw_seed, scale, shift):
     return (torch.randn(8, 64, generator=generator) + shift) * scale
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     scale=st.sampled_from([1e-6, 1e-3, 0.05, 1.0, 300.0]),

@@ -89,7 +89,7 @@ def test_small_and_large_scales_are_exact(exponent):
     np.testing.assert_array_equal(got, _reference(block, emax=2, grid=_E2M3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st_numpy.arrays(
         np.float32,
@@ -107,7 +107,7 @@ def test_any_matrix_rounds_as_the_reference_says(values):
     np.testing.assert_array_equal(mx_formats.round_int8(values), int8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st_numpy.arrays(np.float32, (2, 32), elements=st.floats(-(2.0**99), 2.0**99, width=32)))
 def test_rounding_twice_changes_nothing(values):
     once = mx_formats.round_int8(values)
@@ -138,7 +138,7 @@ def test_packed_elements_are_e2m3_codes_and_e8m0_scales():
     assert packed.size + scales.size == 32 * 6.25 / 8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st_numpy.arrays(
         np.float32,

@@ -62,7 +62,7 @@ def test_reads_along_an_axis_are_skipped(axis):
     np.testing.assert_array_equal(_run(node, indices), np.take_along_axis(_DATA, valid, axis))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(-2, 3), st.integers(-2, 4)), min_size=1, max_size=5, unique=True), st.booleans())
 def test_writes_by_tuples_are_dropped_when_any_number_is_invalid(tuples, in_function):
     updates = np.arange(-1, -1 - 4 * len(tuples), -1, dtype=np.float32).reshape(-1, 4)
@@ -75,7 +75,7 @@ def test_writes_by_tuples_are_dropped_when_any_number_is_invalid(tuples, in_func
     np.testing.assert_array_equal(got, expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-2, 6), min_size=2, max_size=2, unique=True), st.sampled_from([1, 2, -1]))
 def test_writes_along_an_axis_are_dropped(places, axis):
     shape = list(_DATA.shape)
