@@ -179,13 +179,22 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
     return [ReadyJob(**row._mapping) for row in rows]
 
 
-def enqueue(connection: sa.Connection, job_id: int, *, node_id: int, queue: str, reason: str, term: int | None) -> int:
+def enqueue(
+    connection: sa.Connection,
+    job_id: int,
+    *,
+    node_id: int,
+    queue: str,
+    reason: str,
+    term: int | None,
+    device_ids: Sequence[int] = (),
+) -> int:
     """Place one ready job, as :func:`enqueue_all` does many; returns the attempt's number, which is the fence.
 
     Raises:
         StaleTransition: the job, or the term, is not what the caller believes.
     """
-    chosen = Assignment(job_id=job_id, node_id=node_id, queue=queue, reason=reason)
+    chosen = Assignment(job_id=job_id, node_id=node_id, queue=queue, device_ids=tuple(device_ids), reason=reason)
     found = enqueue_all(connection, [chosen], term=term)
     if job_id not in found:
         raise StaleTransition(f"Job j{job_id} is no longer ready: enqueue came too late.")
@@ -203,7 +212,16 @@ def enqueue_all(connection: sa.Connection, chosen: Sequence[Assignment], *, term
     leadership.require_term(connection, term)
     hold_graph(connection, shared=True)
     at = now(connection)
-    rows = [{"id": one.job_id, "reason": one.reason, "node_id": one.node_id, "queued_at": at} for one in chosen]
+    rows = [
+        {
+            "id": one.job_id,
+            "reason": one.reason,
+            "node_id": one.node_id,
+            "placed_on": list(one.device_ids),
+            "queued_at": at,
+        }
+        for one in chosen
+    ]
     moved = move_each(
         connection, rows, "enqueue", source=JobState.READY, target=JobState.QUEUED, at=at, next_attempt=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +12,16 @@ import sqlalchemy as sa
 from farm import results
 from farm.db import insert_all, now
 from farm.errors import NoCapacity, StaleTransition
-from farm.leases import CoresOfDevice, SlotsOfHost
+from farm.leases import CoresOfDevices, SlotsOfHost
 from farm.models import artifacts, attempts, edges, jobs, nodes
 from farm.records import Claim, Claims, Grant
 from farm.states import JobState
 from farm.transitions import hold_graph, move, move_each
 
-_TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority", "num_cores")
+_TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority")
+_WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on")
 _QUEUED = (
-    sa.select(*(jobs.c[name] for name in _TOLD))
+    sa.select(*(jobs.c[name] for name in (*_TOLD, *_WANTED)))
     .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.state == str(JobState.QUEUED))
     .order_by(jobs.c.id)
     .with_for_update()
@@ -60,24 +62,28 @@ def claim_all(connection: sa.Connection, keys: Sequence[tuple[int, int]], *, nod
     if not wanted:
         return Claims(taken=(), refused={})
     at = now(connection)
-    room = _Room(connection, node_id=node_id)
-    grants: dict[int, tuple[Grant, ...]] = {}
+    room = _Room(connection, node_id=node_id, wanted=wanted)
+    places: dict[int, _Place] = {}
     refused: dict[int, str] = {}
     for job in wanted:
         try:
-            grants[job.id] = room.take(job, at=at)
+            places[job.id] = room.take(job, at=at)
         except NoCapacity as error:
             refused[job.id] = str(error)
             give_back(connection, job.id, job.attempt, reason=str(error))
-    taken = [job for job in wanted if job.id in grants]
+    taken = [job for job in wanted if job.id in places]
     rows = [{"id": job.id, "attempt": job.attempt, "reason": "runs", "node_id": node_id} for job in taken]
     move_each(connection, rows, "claim", source=JobState.QUEUED, target=JobState.RUNNING, at=at)
     fixed = {"node_id": node_id, "state": "running", "lease_until": at + lease_s, "started_at": at}
-    insert_all(connection, attempts, [{"job_id": job.id, "number": job.attempt, **fixed} for job in taken])
+    insert_all(
+        connection,
+        attempts,
+        [{"job_id": job.id, "number": job.attempt, **fixed, **places[job.id].to_row()} for job in taken],
+    )
     room.write(connection)
     inputs = _inputs(connection, [job.id for job in taken], at=at)
     return Claims(
-        taken=tuple(_told(job, grants=grants[job.id], inputs=inputs[job.id]) for job in taken), refused=refused
+        taken=tuple(_told(job, grants=places[job.id].grants, inputs=inputs[job.id]) for job in taken), refused=refused
     )
 
 
@@ -90,29 +96,48 @@ def _queued(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> list[
     return [row for row in found if row.attempt in numbers[row.id]]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What an attempt gets: cores, or a slot with some of the host's memory."""
+
+    grants: tuple[Grant, ...] = ()
+    ram_bytes: int = 0
+
+    def to_row(self) -> dict[str, Any]:
+        """What the attempt remembers of it when its leases are gone."""
+        return {"placed_on": [dataclasses.asdict(grant) for grant in self.grants], "ram_bytes": self.ram_bytes}
+
+
 class _Room:
-    """What a node's host and device have free, while claims take of it."""
+    """What a node's host and devices have free, while claims take of it."""
 
-    def __init__(self, connection: sa.Connection, *, node_id: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: sa.Connection, *, node_id: int, wanted: Sequence[Any]) -> None:
         self._node = connection.execute(_NODE, {"node": node_id}).one()
-        self._cores: CoresOfDevice | None = None
+        device_ids = {device_id for job in wanted if job.num_cores for device_id in self._devices(job)}
+        self._cores: CoresOfDevices | None = None
+        if device_ids:
+            self._cores = CoresOfDevices(connection, device_ids, host_id=self._node.host_id)
         self._slots: SlotsOfHost | None = None
+        if any(not job.num_cores for job in wanted):
+            self._slots = SlotsOfHost(connection, self._node.host_id)
 
-    def take(self, job: Any, *, at: float) -> tuple[Grant, ...]:
+    def _devices(self, job: Any) -> list[int]:
+        return job.placed_on or [self._node.device_id]
+
+    def take(self, job: Any, *, at: float) -> _Place:
         """What a job needs.
 
         Raises:
-            NoCapacity: it is not there.
+            NoCapacity: it is not there, or the node is no longer the one that was meant.
         """
-        if job.num_cores:
-            if self._cores is None:
-                self._cores = CoresOfDevice(self._connection, self._node.device_id)
-            return (self._cores.take(job.num_cores, job_id=job.id, attempt=job.attempt, at=at),)
-        if self._slots is None:
-            self._slots = SlotsOfHost(self._connection, self._node.host_id)
-        self._slots.take(job_id=job.id, attempt=job.attempt, at=at)
-        return ()
+        key = {"job_id": job.id, "attempt": job.attempt, "at": at}
+        if self._slots is not None and not job.num_cores:
+            return _Place(ram_bytes=self._slots.take(ram_bytes=job.ram_bytes, **key))
+        device_ids = self._devices(job)
+        if self._cores is None or self._node.device_id != device_ids[0] or len(device_ids) != job.num_devices:
+            raise NoCapacity("The job was sent to devices that are not those of the node.")
+        grants = self._cores.take(device_ids, num_cores=job.num_cores, exclusive=job.exclusive, **key)
+        return _Place(grants=grants)
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was taken; the attempts are written already."""

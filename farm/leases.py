@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,46 +14,104 @@ from farm.models import core_leases, cores, devices, host_leases, hosts
 from farm.records import Grant
 from farm.transitions import chunks
 
-_DEVICE = sa.select(devices.c.qid, devices.c.health).where(devices.c.id == sa.bindparam("device")).with_for_update()
-_HELD_CORES = sa.select(core_leases.c.core).where(core_leases.c.device_id == sa.bindparam("device"))
-_FREE_CORES = (
-    sa.select(cores.c.number)
-    .where(cores.c.device_id == sa.bindparam("device"), cores.c.usable, cores.c.number.not_in(_HELD_CORES))
-    .order_by(cores.c.number)
+RAM_SHARE = 0.9  # of a host's memory; the rest is for its nodes, their fork servers and the operating system
+
+_THESE: sa.BindParameter[list[int]] = sa.bindparam("devices", expanding=True)
+_DEVICES = (  # locked in the order of their ids, so that two claims of several devices cannot wait for each other
+    sa.select(devices.c.id, devices.c.host_id, devices.c.qid, devices.c.health, devices.c.drained)
+    .where(devices.c.id.in_(_THESE))
+    .order_by(devices.c.id)
+    .with_for_update()
 )
-_NUM_SLOTS = sa.select(hosts.c.num_slots).where(hosts.c.id == sa.bindparam("host")).with_for_update()
-_HELD_SLOTS = sa.select(host_leases.c.slot).where(host_leases.c.host_id == sa.bindparam("host"))
+_CORES = (
+    sa.select(cores.c.device_id, cores.c.number, core_leases.c.job_id.label("holder"))
+    .outerjoin(core_leases, sa.and_(core_leases.c.device_id == cores.c.device_id, core_leases.c.core == cores.c.number))
+    .where(cores.c.device_id.in_(_THESE), cores.c.usable)
+    .order_by(cores.c.device_id, cores.c.number)
+)
+_HOST = (
+    sa.select(hosts.c.name, hosts.c.num_slots, hosts.c.ram_bytes, hosts.c.drained)
+    .where(hosts.c.id == sa.bindparam("host"))
+    .with_for_update()
+)
+_HELD_SLOTS = sa.select(host_leases.c.slot, host_leases.c.ram_bytes).where(
+    host_leases.c.host_id == sa.bindparam("host")
+)
 
 
-class CoresOfDevice:
-    """Free cores of one device, taken in memory and written together. Its row stays locked until the transaction ends.
+def ram_budget(ram_bytes: int) -> int:
+    """How much of a host's memory attempts may reserve altogether, in bytes."""
+    return int(ram_bytes * RAM_SHARE)
+
+
+def ram_of_slot(*, ram_bytes: int, num_slots: int) -> int:
+    """What a stage of unknown appetite gets of a host: as much as every slot can have at the same time, in bytes."""
+    return ram_budget(ram_bytes) // max(1, num_slots)
+
+
+class CoresOfDevices:
+    """Free cores of devices, taken in memory and written together. The rows stay locked until the transaction ends.
 
     Args:
-        connection: open transaction.
-        device_id: the device.
+        connection: open transaction that holds the jobs' rows.
+        device_ids: all devices that may be taken from.
+        host_id: the host that they must be of.
     """
 
-    def __init__(self, connection: sa.Connection, device_id: int) -> None:
-        self._device_id = device_id
-        self._device = connection.execute(_DEVICE, {"device": device_id}).one()
-        self._free = list(connection.scalars(_FREE_CORES, {"device": device_id}))
+    def __init__(self, connection: sa.Connection, device_ids: Collection[int], *, host_id: int) -> None:
+        wanted = {"devices": sorted(device_ids)}
+        found = connection.execute(_DEVICES, wanted).all()
+        self._devices = {row.id: row for row in found if row.host_id == host_id}
+        self._free: dict[int, list[int]] = collections.defaultdict(list)
+        self._holders: dict[int, set[int]] = collections.defaultdict(set)
+        for core in connection.execute(_CORES, wanted):
+            if core.holder is None:
+                self._free[core.device_id].append(core.number)
+            else:
+                self._holders[core.device_id].add(core.holder)
         self._taken: list[dict[str, Any]] = []
 
-    def take(self, num_cores: int, *, job_id: int, attempt: int, at: float) -> Grant:
-        """Take cores for an attempt, all or none.
+    def take(
+        self, device_ids: Sequence[int], *, num_cores: int, exclusive: bool, job_id: int, attempt: int, at: float
+    ) -> tuple[Grant, ...]:
+        """Take cores of each of some devices for an attempt, all or none.
+
+        Args:
+            device_ids: in the order that the program counts them.
+            num_cores: on each device.
+            exclusive: nobody else may hold anything of the devices, and all their cores are granted.
+            job_id, attempt: who gets them.
+            at: the database's time.
 
         Raises:
-            NoCapacity: fewer are free, or the device is not healthy.
+            NoCapacity: fewer are free, or one of the devices is not to get work now.
         """
-        device = self._device
-        if device.health != "ready":
-            raise NoCapacity(f"Device {device.qid} is {device.health}.")
-        if len(self._free) < num_cores:
-            raise NoCapacity(f"Device {device.qid} has {len(self._free)} cores free, {num_cores} are needed.")
-        taken, self._free = self._free[:num_cores], self._free[num_cores:]
-        key = {"device_id": self._device_id, "job_id": job_id, "attempt": attempt, "since": at}
-        self._taken += [{**key, "core": core} for core in taken]
-        return Grant(device_id=self._device_id, qid=device.qid, cores=tuple(taken))
+        granted = {
+            device_id: self._find(device_id, num_cores=num_cores, exclusive=exclusive) for device_id in device_ids
+        }
+        for device_id, taken in granted.items():
+            self._free[device_id] = [core for core in self._free[device_id] if core not in taken]
+            self._holders[device_id].add(job_id)
+            key = {"device_id": device_id, "job_id": job_id, "attempt": attempt, "since": at}
+            self._taken += [{**key, "core": core} for core in taken]
+        return tuple(
+            Grant(device_id=device_id, qid=self._devices[device_id].qid, cores=tuple(taken))
+            for device_id, taken in granted.items()
+        )
+
+    def _find(self, device_id: int, *, num_cores: int, exclusive: bool) -> list[int]:
+        device = self._devices.get(device_id)
+        if device is None:
+            raise NoCapacity(f"Device {device_id} is not one of the node's host.")
+        if device.health != "ready" or device.drained is not None:
+            raise NoCapacity(f"Device {device.qid} is {device.health if device.drained is None else 'drained'}.")
+        if exclusive and self._holders[device_id]:
+            others = ", ".join(f"j{job_id}" for job_id in sorted(self._holders[device_id]))
+            raise NoCapacity(f"Device {device.qid} is not empty: {others}.")
+        free = self._free[device_id]
+        if len(free) < num_cores:
+            raise NoCapacity(f"Device {device.qid} has {len(free)} cores free, {num_cores} are needed.")
+        return free if exclusive else free[:num_cores]
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was taken; the attempts are written already."""
@@ -60,25 +119,46 @@ class CoresOfDevice:
 
 
 class SlotsOfHost:
-    """Free slots of one host, as :class:`CoresOfDevice` has the cores of a device."""
+    """Free slots and memory of one host, as :class:`CoresOfDevices` has the cores of devices."""
 
     def __init__(self, connection: sa.Connection, host_id: int) -> None:
         self._host_id = host_id
-        self._num_slots = connection.execute(_NUM_SLOTS, {"host": host_id}).scalar_one()
-        held = set(connection.scalars(_HELD_SLOTS, {"host": host_id}))
-        self._free = [number for number in range(self._num_slots) if number not in held]
+        self._host = connection.execute(_HOST, {"host": host_id}).one()
+        held = {row.slot: row.ram_bytes for row in connection.execute(_HELD_SLOTS, {"host": host_id})}
+        self._free = [number for number in range(self._host.num_slots) if number not in held]
+        self._left_bytes = max(0, ram_budget(self._host.ram_bytes) - sum(held.values()))
         self._taken: list[dict[str, Any]] = []
 
-    def take(self, *, job_id: int, attempt: int, at: float) -> None:
-        """Take a slot for an attempt.
+    def take(self, *, ram_bytes: int, job_id: int, attempt: int, at: float) -> int:
+        """Take a slot for an attempt; returns the memory that is reserved with it.
+
+        Args:
+            ram_bytes: to reserve, at most all that the host has for attempts: a stage that wants more runs alone. 0
+                when nothing is known about it: it gets a slot's share, or what is left of that.
+            job_id, attempt: who gets it.
+            at: the database's time.
 
         Raises:
-            NoCapacity: all are held.
+            NoCapacity: all are held, or their stages leave too little memory, or the host is drained.
         """
+        host = self._host
+        if host.drained is not None:
+            raise NoCapacity(f"Host {host.name} is drained.")
         if not self._free:
-            raise NoCapacity(f"All {self._num_slots} slots of the host are held.")
+            raise NoCapacity(f"All {host.num_slots} slots of the host are held.")
+        if ram_bytes:
+            reserved = min(ram_bytes, ram_budget(host.ram_bytes))
+        else:
+            reserved = min(ram_of_slot(ram_bytes=host.ram_bytes, num_slots=host.num_slots), self._left_bytes)
+        if reserved > self._left_bytes:
+            raise NoCapacity(
+                f"Host {host.name} has {self._left_bytes >> 20} MiB of memory left for stages, "
+                f"{reserved >> 20} MiB are needed."
+            )
+        self._left_bytes -= reserved
         key = {"host_id": self._host_id, "job_id": job_id, "attempt": attempt, "since": at}
-        self._taken.append({**key, "slot": self._free.pop(0)})
+        self._taken.append({**key, "slot": self._free.pop(0), "ram_bytes": reserved})
+        return reserved
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was taken; the attempts are written already."""

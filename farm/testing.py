@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from farm import admission, attempts, db, devices, jobs, schema, wire
@@ -132,10 +132,20 @@ def admit_all(database: db.Database, *, keys: Mapping[int, str] | None = None) -
     return admitted
 
 
-def claim(database: db.Database, job_id: int, *, node_id: int, queue: str = "q", lease_s: float = 60.0) -> Claim:
-    """Enqueue a ready job on a node and claim it there."""
+def claim(
+    database: db.Database,
+    job_id: int,
+    *,
+    node_id: int,
+    queue: str = "q",
+    lease_s: float = 60.0,
+    device_ids: Sequence[int] = (),
+) -> Claim:
+    """Enqueue a ready job on a node, or on several devices, and claim it there."""
     with database.write() as connection:
-        attempt = admission.enqueue(connection, job_id, node_id=node_id, queue=queue, reason="test", term=None)
+        attempt = admission.enqueue(
+            connection, job_id, node_id=node_id, queue=queue, reason="test", term=None, device_ids=device_ids
+        )
     with database.write() as connection:
         return attempts.claim(connection, job_id, attempt, node_id=node_id, lease_s=lease_s)
 

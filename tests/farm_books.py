@@ -42,7 +42,9 @@ def _check_leases(
     holders = {(row.job_id, row.attempt) for row in held if row.state == "held"}
     assert holders | {(row.job_id, row.attempt) for row in slots} == running
     for key, number in collections.Counter((row.job_id, row.attempt) for row in held).items():
-        assert number == by_id[key[0]].num_cores
+        job = by_id[key[0]]
+        wanted = job.num_cores * job.num_devices
+        assert number == wanted or (job.exclusive and number > wanted)
 
 
 def _check_relations(by_id: Mapping[int, Any], *, links: Any) -> None:

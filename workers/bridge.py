@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from farm import wire
@@ -49,6 +49,7 @@ _ALLOWED = (
     "QAIC_",
     "QEFF_",
 )
+_VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
 _SECRET = ("HF_TOKEN", "HF_TOKEN_PATH")  # only the stage that downloads needs them
 
 
@@ -85,17 +86,27 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
         log=workplace.settings.log_dir / wire.attempt_log(claim.job_id, claim.attempt),
         sdk_root=workplace.sdk_root,
         devices=tuple(DeviceGrant(qid=grant.qid, num_cores=len(grant.cores)) for grant in claim.grants),
-        environ=environment(workplace.environ, stage=claim.stage, scratch=scratch, sdk_root=workplace.sdk_root),
+        environ=environment(
+            workplace.environ,
+            stage=claim.stage,
+            scratch=scratch,
+            sdk_root=workplace.sdk_root,
+            qids=[grant.qid for grant in claim.grants],
+        ),
         num_threads=workplace.num_threads,
     )
 
 
-def environment(environ: Mapping[str, str], *, stage: str, scratch: Path, sdk_root: Path | None) -> dict[str, str]:
-    """The environment of a stage: what is allowed of the node's, and its own directory for temporary files."""
+def environment(
+    environ: Mapping[str, str], *, stage: str, scratch: Path, sdk_root: Path | None, qids: Sequence[int] = ()
+) -> dict[str, str]:
+    """The environment of a stage: what is allowed of the node's, its own directory for temporary files, its devices."""
     allowed = {name: value for name, value in environ.items() if _is_allowed(name, stage=stage)}
     allowed["TMPDIR"] = str(scratch / "tmp")
     if sdk_root is not None:
         allowed["QAIC_SDK_ROOT"] = str(sdk_root)
+    if qids:
+        allowed[_VISIBLE_DEVICES] = ",".join(map(str, qids))
     return allowed
 
 

@@ -36,7 +36,6 @@ from workers.steering import Steering
 from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
-_VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
 _DEVICE_WARM_UP_S = 5.0
 _DEAF_AFTER_RESENDS = 3
 
@@ -85,8 +84,7 @@ def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, st
     device = discovery.device(sdk, qid=qid)
     facts = discovery.host_facts(sdk, num_slots=num_slots)
     node = _Node(settings, queue=wire.device_queue(settings.host, qid), sdk=sdk, facts=facts, qid=qid)
-    environ = {**os.environ, _VISIBLE_DEVICES: str(qid)}
-    return node.run(stages, places=device.nsp_total, environ=environ)
+    return node.run(stages, places=device.nsp_total, environ=os.environ)
 
 
 class _Node:

@@ -79,7 +79,7 @@ jobs = sa.Table(
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("not_before", TIME, nullable=False, server_default="0"),
     sa.Column("node_id", ID, sa.ForeignKey("nodes.id")),  # where it is placed while queued or running
-    sa.Column("placed_on", sa.JSON),  # ids of its devices while queued or running
+    sa.Column("placed_on", sa.JSON),  # ids of the devices that it was sent to, that of its node first
     sa.Column("forecast_at", TIME),  # when a ready job is expected to start
     sa.Column("artifact", sa.Text, sa.ForeignKey("artifacts.digest")),
     sa.Column("failure_class", sa.Text),

@@ -49,12 +49,14 @@ class AttemptNode:
                 admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
 
     def enqueue(self, job_id: int) -> int:
-        """Place a ready job here; the attempt's number."""
+        """Place a ready job here, on the first devices if it wants any; the attempt's number."""
         job = self.job(job_id)
-        device = bool(job.num_cores)
-        node_id = self.host.device_nodes[0] if device else self.host.host_node
+        device_ids = self.host.device_ids[: job.num_devices]
+        node_id = self.host.device_nodes[0] if device_ids else self.host.host_node
         with self.database.write() as connection:
-            return admission.enqueue(connection, job_id, node_id=node_id, queue="q", reason="test", term=None)
+            return admission.enqueue(
+                connection, job_id, node_id=node_id, queue="q", reason="test", term=None, device_ids=device_ids
+            )
 
     def place(self, job_id: int) -> Workplace:
         """The workplace of the node that a job was placed on."""
@@ -132,14 +134,14 @@ class AttemptNode:
 
 @contextlib.contextmanager
 def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
-    """A node with a host of two slots and a device of 16 cores."""
+    """A node with a host of two slots and two devices of 16 cores, of which it serves the first."""
     home = tmp_path / "home"
     home.mkdir()
     settings = dataclasses.replace(
         farm_settings.load(home=str(home), environ={}), **{"heartbeat_s": 0.05, "cancel_grace_s": 0.3, **changes}
     )
     with testing.fresh_database(settings.database_url) as database:
-        host = testing.add_host(database, cores=(16,))
+        host = testing.add_host(database, cores=(16, 16))
         workplace = Workplace(
             settings=settings,
             database=database,

@@ -77,6 +77,22 @@ def test_a_stage_has_a_session_a_directory_and_an_environment_of_its_own(node: A
     assert facts["environ"]["TMPDIR"].startswith(str(node.workplace.scratch))
 
 
+def test_a_run_over_two_devices_holds_the_cores_of_both_and_sees_both(node: AttemptNode, tmp_path: Path) -> None:
+    said = tmp_path / "said.json"
+    plan = small_sweep.plan("model", cores=(8,), prompt=f"environment={said}")
+    *others, last = plan.jobs
+    ids = node.submit(dataclasses.replace(plan, jobs=(*others, dataclasses.replace(last, num_devices=2))))
+    node.run_all(ids[:-1])
+    assert node.run(ids[-1]).state is JobState.SUCCEEDED
+    assert node.figures(ids[-1])["qids"] == [0, 1]
+    assert json.loads(said.read_text())["environ"]["QAIC_VISIBLE_DEVICES"] == "0,1"
+    with node.database.read() as connection:
+        places = connection.scalar(sa.select(attempt_rows.c.placed_on).where(attempt_rows.c.job_id == ids[-1]))
+    assert [(place["qid"], len(place["cores"])) for place in places] == [(0, 8), (1, 8)]
+    assert node.held() == (0, 0)
+    assert node.leftovers() == []
+
+
 def test_what_a_stage_prints_is_in_its_log_and_what_it_uses_in_its_attempt(node: AttemptNode) -> None:
     job_id = resolve_job(node, "print=hello")
     node.run(job_id)

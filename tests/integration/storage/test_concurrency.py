@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
-import json
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +16,7 @@ from farm.models import core_leases, host_leases, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import Claim
 from qeff_engine.spec import Stage
+from tests import claimants
 
 THREADS = 8
 
@@ -87,22 +83,8 @@ def test_processes_take_cores_all_or_none_and_never_twice(each_database: Databas
     with each_database.write() as connection:
         for job_id in ids:
             admission.enqueue(connection, job_id, node_id=host.device_nodes[0], queue="q", reason="", term=None)
-    url = each_database.engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.claimant", url, str(host.device_nodes[0]), *map(str, ids)]
-    root = Path(__file__).parents[3]
-    with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(subprocess.Popen(command, cwd=root, stdin=-1, stdout=-1, text=True)) for _ in range(3)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        said = [process.communicate()[0] for process in processes]
-    got = [(int(job_id), core) for text in said for job_id, cores in json.loads(text).items() for core in cores]
+    found = claimants.claim_in_processes(each_database, [(job_id, host.device_nodes[0]) for job_id in ids], number=3)
+    got = [(job_id, core) for job_id, cores in found.items() for _, core in cores]
     assert sorted(core for _, core in got) == list(range(15))  # three claims of five; the sixteenth core fits nobody
     with each_database.read() as connection:
         held = connection.execute(sa.select(core_leases.c.job_id, core_leases.c.core)).all()

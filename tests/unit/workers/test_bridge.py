@@ -38,3 +38,8 @@ def test_only_the_stage_that_downloads_sees_the_hubs_token() -> None:
     for stage, expected in (("resolve", "hf_secret"), ("quantize", None), ("run", None)):
         seen = environment(NODE, stage=stage, scratch=Path("/s"), sdk_root=None)
         assert seen.get("HF_TOKEN") == expected
+
+
+def test_a_stage_with_devices_sees_these_and_no_others() -> None:
+    seen = environment(NODE, stage="run", scratch=Path("/s"), sdk_root=None, qids=[4, 1])
+    assert seen["QAIC_VISIBLE_DEVICES"] == "4,1"
