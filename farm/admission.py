@@ -127,6 +127,8 @@ def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float
     connection.execute(
         sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.priority < urgency).values(priority=urgency)
     )
+    wanted = sa.select(follower.c.id).where(follower.c.id == job_id, follower.c.held == 0).exists()
+    connection.execute(sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.held == 1, wanted).values(held=0))
 
 
 def _step(
@@ -172,7 +174,12 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
             jobs.c.num_cores,
             jobs.c.num_devices,
         )
-        .where(jobs.c.state == literal(JobState.READY), kind, jobs.c.not_before <= now(connection))
+        .where(
+            jobs.c.state == literal(JobState.READY),
+            jobs.c.held == literal(0),
+            kind,
+            jobs.c.not_before <= now(connection),
+        )
         .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
         .limit(limit)
     )

@@ -19,7 +19,7 @@ from farm.states import JobState
 from farm.transitions import hold_graph, move, move_each
 
 _TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority")
-_WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on")
+_WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on", "held")
 _QUEUED = (
     sa.select(*(jobs.c[name] for name in (*_TOLD, *_WANTED)))
     .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.state == str(JobState.QUEUED))
@@ -128,8 +128,11 @@ class _Room:
         """What a job needs.
 
         Raises:
-            NoCapacity: it is not there, or the node is no longer the one that was meant.
+            NoCapacity: it is not there, or the node is no longer the one that was meant, or a user paused the job
+                meanwhile.
         """
+        if job.held:
+            raise NoCapacity("Its submission is paused.")
         key = {"job_id": job.id, "attempt": job.attempt, "at": at}
         if self._slots is not None and not job.num_cores:
             return _Place(ram_bytes=self._slots.take(ram_bytes=job.ram_bytes, **key))

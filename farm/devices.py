@@ -166,11 +166,11 @@ def toolchain(connection: sa.Connection, *, max_age_s: float) -> dict[str, str] 
 
 
 def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
-    """What is free on live nodes. What queued jobs will take counts as taken."""
+    """What is free on live nodes that a user has not drained. What queued jobs will take counts as taken."""
     rows = connection.execute(
         sa.select(nodes, hosts.c.name.label("host"), hosts.c.num_slots)
         .join(hosts, hosts.c.id == nodes.c.host_id)
-        .where(*_alive(connection, max_age_s))
+        .where(*_alive(connection, max_age_s), hosts.c.drained.is_(None))
         .order_by(nodes.c.id)
     ).all()
     expected = _expected(connection)
@@ -223,11 +223,15 @@ def _expected(connection: sa.Connection) -> dict[str, tuple[int, int]]:
 
 
 def _device_cores(connection: sa.Connection) -> dict[int, tuple[str, int, int]]:
-    """By healthy device: its name, usable cores, and how many of them are held or draining."""
+    """By healthy device that is not drained: its name, usable cores, and how many of them are held or draining."""
     counted = connection.execute(
         sa.select(cores.c.device_id, sa.func.count()).where(cores.c.usable).group_by(cores.c.device_id)
     )
     usable: dict[int, int] = {row[0]: row[1] for row in counted}
     held = _counts(connection, core_leases.c.device_id)
-    rows = connection.execute(sa.select(devices.c.id, devices.c.sku, devices.c.qid).where(devices.c.health == "ready"))
+    rows = connection.execute(
+        sa.select(devices.c.id, devices.c.sku, devices.c.qid).where(
+            devices.c.health == "ready", devices.c.drained.is_(None)
+        )
+    )
     return {row.id: (f"{row.sku}/{row.qid}", usable.get(row.id, 0), held.get(row.id, 0)) for row in rows}

@@ -41,12 +41,26 @@ def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: 
     """
     job = queries.job(connection, job_id)
     if job.state == JobState.WAITING:
-        return _waiting(connection, job)
+        found = _waiting(connection, job)
+        return dataclasses.replace(found, details=(*found.details, *_paused(connection, job, now=now)))
+    if job.state == JobState.READY and job.held:
+        return Explanation(job=job, reason=_paused(connection, job, now=now)[0])
     if job.state == JobState.READY:
         return _ready(connection, job, now=now, heard_since=heard_since)
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         return _placed(connection, job, now=now)
     return _ended(connection, job)
+
+
+def _paused(connection: sa.Connection, job: queries.Job, *, now: float) -> tuple[str, ...]:
+    """Who holds a job, as one sentence, or nothing."""
+    if not job.held:
+        return ()
+    found = queries.submission(connection, job.submission_id)
+    if found.paused_at is None:
+        return ("It works on for others alone, and the submissions of all of them are paused.",)
+    since_s = now - found.paused_at
+    return (f"s{found.id} has been paused by {found.paused_by} for {since_s:.0f} s; `farm resume s{found.id}`.",)
 
 
 def _waiting(connection: sa.Connection, job: queries.Job) -> Explanation:
@@ -92,6 +106,9 @@ def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_sin
         words = [f"{device.name}: {device.free} of {device.num_cores} cores free"]
         if not device.alive:
             words.append("no node serves it")
+        if device.drained is not None:
+            what = "its host is drained" if device.drained.host else "drained"
+            words.append(f"{what} by {device.drained.by}{': ' if device.drained.reason else ''}{device.drained.reason}")
         if device.health != "ready":
             words.append(f"{device.health}: {device.health_reason}" if device.health_reason else device.health)
         for holder in device.holders:
@@ -109,6 +126,8 @@ def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_sin
 def _wants_slot(connection: sa.Connection, job: queries.Job, *, heard_since: float, details: list[str]) -> Explanation:
     for host in inventory.host_list(connection, heard_since=heard_since):
         word = "" if host.alive else ", no node serves it"
+        if host.drained is not None:
+            word += f", drained by {host.drained.by}{': ' if host.drained.reason else ''}{host.drained.reason}"
         details.append(f"{host.name}: {host.num_slots - host.busy_slots} of {host.num_slots} slots free{word}.")
     return Explanation(job=job, reason="It wants a slot of a host.", details=tuple(details))
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, leader, nodes
+from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, leader, nodes, submissions
 from farm.states import JobState
 
 
@@ -29,6 +29,23 @@ class Holder:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Drained:
+    """A user lets a device or a host get no new work.
+
+    Attributes:
+        by: who.
+        at: since when.
+        reason: in the user's words; may be empty.
+        host: it is the host that is drained, with all of its devices.
+    """
+
+    by: str
+    at: float
+    reason: str
+    host: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceView:
     """A device and its cores.
 
@@ -36,6 +53,7 @@ class DeviceView:
         num_cores: cores that may be used.
         free: of those, held by nobody.
         alive: a node that is pinned to it has been heard lately.
+        drained: who gives it or its host no new work, since when and why; None when nobody does.
     """
 
     id: int
@@ -50,6 +68,7 @@ class DeviceView:
     free: int
     alive: bool
     holders: tuple[Holder, ...]
+    drained: Drained | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +88,7 @@ class HostView:
     busy_slots: int
     alive: bool
     toolchain: dict[str, str]
+    drained: Drained | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +122,13 @@ def device_list(connection: sa.Connection, *, heard_since: float) -> list[Device
         nodes.c.device_id == devices.c.id, nodes.c.stopped_at.is_(None), nodes.c.heartbeat_at >= heard_since
     )
     query = (
-        sa.select(devices, hosts.c.name.label("host"), usable, alive.label("alive"))
+        sa.select(
+            devices,
+            hosts.c.name.label("host"),
+            *(hosts.c[name].label(f"host_{name}") for name in _DRAINED),
+            usable,
+            alive.label("alive"),
+        )
         .join(hosts, hosts.c.id == devices.c.host_id)
         .order_by(hosts.c.name, devices.c.qid)
     )
@@ -114,9 +140,18 @@ def device_list(connection: sa.Connection, *, heard_since: float) -> list[Device
             free=max(0, row["usable"] - sum(holder.num_cores for holder in holders[row["id"]])),
             alive=bool(row["alive"]),
             holders=tuple(holders[row["id"]]),
+            drained=_drained(row, host=True, prefix="host_") or _drained(row),
         )
         for row in connection.execute(query).mappings()
     ]
+
+
+_DRAINED = ("drained", "drained_by", "drained_at")
+
+
+def _drained(row: sa.RowMapping, *, host: bool = False, prefix: str = "") -> Drained | None:
+    reason, by, at = (row[f"{prefix}{name}"] for name in _DRAINED)
+    return Drained(by=by or "", at=at or 0.0, reason=reason, host=host) if reason is not None else None
 
 
 def _holders(connection: sa.Connection) -> dict[int, list[Holder]]:
@@ -184,7 +219,13 @@ def host_list(connection: sa.Connection, *, heard_since: float) -> list[HostView
     query = sa.select(hosts, busy, alive.label("alive")).order_by(hosts.c.name)
     names = [field.name for field in dataclasses.fields(HostView)]
     return [
-        HostView(**{**{name: row[name] for name in names}, "alive": bool(row["alive"])})
+        HostView(
+            **{
+                **{name: row[name] for name in names},
+                "alive": bool(row["alive"]),
+                "drained": _drained(row, host=True),
+            }
+        )
         for row in connection.execute(query).mappings()
     ]
 
@@ -212,6 +253,17 @@ def unfinished(connection: sa.Connection) -> dict[JobState, int]:
     """Jobs that have not ended, by state."""
     query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.finished_at.is_(None)).group_by(jobs.c.state)
     return {JobState(state): count for state, count in connection.execute(query)}
+
+
+def paused(connection: sa.Connection) -> list[tuple[int, str, float]]:
+    """Paused submissions with jobs that have not ended: number, who paused it, since when."""
+    live = sa.exists().where(jobs.c.submission_id == submissions.c.id, jobs.c.finished_at.is_(None))
+    query = (
+        sa.select(submissions.c.id, submissions.c.paused_by, submissions.c.paused_at)
+        .where(submissions.c.paused_at.is_not(None), live)
+        .order_by(submissions.c.id)
+    )
+    return [(row.id, row.paused_by, row.paused_at) for row in connection.execute(query)]
 
 
 def scheduler_works(connection: sa.Connection, *, now: float) -> bool:

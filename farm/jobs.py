@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import results, settling
+from farm import holds, results, settling
 from farm.db import insert_all, now
 from farm.errors import NotFound, Refused
 from farm.models import edges, events, jobs, point_jobs, points, submissions
@@ -173,12 +173,14 @@ def _cancel_at_once(
 ) -> None:
     """Cancel jobs that no process has."""
     target, values = JobState.CANCELLED, {"leader_id": None}
+    followed = holds.leaders(connection, job_ids) if source is JobState.WAITING else []
     move_all(connection, job_ids, "cancel", source=source, target=target, reason=reason, at=at, values=values)
+    holds.settle(connection, followed)
     settling.release_followers(connection, job_ids, at=at)
 
 
 def _ask_to_stop(connection: sa.Connection, job_ids: Sequence[int], *, reason: str) -> None:
-    """Leave the word that the nodes of running jobs hear with their next heartbeat."""
+    """Leave the word that the nodes of running jobs look for, see :mod:`workers.steering`."""
     for some in chunks(job_ids):
         connection.execute(sa.update(jobs).where(jobs.c.id.in_(some)).values(cancel_requested=True, reason=reason))
 
@@ -233,6 +235,7 @@ def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> N
     asked = sa.select(submissions.c.priority).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
     values = {
         "priority": asked.scalar_subquery(),
+        "held": holds.OF_SUBMISSION,
         "failures": 0,
         "remaining": undone,
         "action_key": None,

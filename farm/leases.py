@@ -18,10 +18,17 @@ RAM_SHARE = 0.9  # of a host's memory; the rest is for its nodes, their fork ser
 
 _THESE: sa.BindParameter[list[int]] = sa.bindparam("devices", expanding=True)
 _DEVICES = (  # locked in the order of their ids, so that two claims of several devices cannot wait for each other
-    sa.select(devices.c.id, devices.c.host_id, devices.c.qid, devices.c.health, devices.c.drained)
+    sa.select(
+        devices.c.id,
+        devices.c.host_id,
+        devices.c.qid,
+        devices.c.health,
+        sa.func.coalesce(devices.c.drained, hosts.c.drained).label("drained"),
+    )
+    .join(hosts, hosts.c.id == devices.c.host_id)
     .where(devices.c.id.in_(_THESE))
     .order_by(devices.c.id)
-    .with_for_update()
+    .with_for_update(of=devices)
 )
 _CORES = (
     sa.select(cores.c.device_id, cores.c.number, core_leases.c.job_id.label("holder"))

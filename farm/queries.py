@@ -26,6 +26,7 @@ class Submission:
         counts: jobs by state; states without a job are absent.
         state: :func:`overall` of the counts.
         finished_at: when its last job ended; None while one has not.
+        paused_at, paused_by: since when nothing of it is placed, and who wants that; None when it is not paused.
     """
 
     id: int
@@ -38,11 +39,17 @@ class Submission:
     counts: dict[JobState, int]
     state: str
     finished_at: float | None
+    paused_at: float | None = None
+    paused_by: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job as its row says."""
+    """A job as its row says.
+
+    Attributes:
+        held: it is not placed, since its submission is paused.
+    """
 
     id: int
     submission_id: int
@@ -68,6 +75,7 @@ class Job:
     ready_at: float | None
     queued_at: float | None
     finished_at: float | None
+    held: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,6 +164,10 @@ class Event:
 
 
 _JOB_COLUMNS = tuple(jobs.c[field.name] for field in dataclasses.fields(Job))
+_SUBMISSION_COLUMNS = (
+    *("id", "name", "owner", "priority", "labels", "request", "created_at"),
+    *("paused_at", "paused_by"),
+)
 _DEVICE_NAME = devices.c.sku + sa.literal("/") + sa.cast(devices.c.qid, sa.Text)
 
 
@@ -207,7 +219,7 @@ def _submissions(connection: sa.Connection, query: sa.Select[Any]) -> list[Submi
         ends[submission_id] = max(ends.get(submission_id, 0.0), end or 0.0)
     return [
         Submission(
-            **{name: row[name] for name in ("id", "name", "owner", "priority", "labels", "request", "created_at")},
+            **{name: row[name] for name in _SUBMISSION_COLUMNS},
             counts=counts[row["id"]],
             state=overall(counts[row["id"]]),
             finished_at=ends[row["id"]] if all(state in FINAL for state in counts[row["id"]]) else None,
@@ -252,7 +264,7 @@ def job(connection: sa.Connection, job_id: int) -> Job:
 
 def _job(row: sa.RowMapping) -> Job:
     fields = {field.name: row[field.name] for field in dataclasses.fields(Job)}
-    return Job(**{**fields, "state": JobState(fields["state"])})
+    return Job(**{**fields, "state": JobState(fields["state"]), "held": bool(fields["held"])})
 
 
 def exists(connection: sa.Connection, *, submission_id: int | None = None, job_id: int | None = None) -> bool:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from farm import inventory
+
+_NAMED_AT_MOST = 8
 
 
 def duration(seconds: float | None) -> str:
@@ -34,6 +41,26 @@ def size(num_bytes: int | None) -> str:
 def moment(seconds: float | None) -> str:
     """A point in time on this machine's calendar; empty when not known."""
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def jobs(ids: Sequence[int]) -> str:
+    """Such as ``j3, j5``; of many only the first and how many there are more."""
+    named = ", ".join(f"j{number}" for number in ids[:_NAMED_AT_MOST])
+    more = len(ids) - _NAMED_AT_MOST
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def going_on(ids: Sequence[int]) -> str:
+    """Of running jobs, such as ``j3, j5 go on``."""
+    if not ids:
+        return "nothing runs"
+    return f"{jobs(ids)} {'goes' if len(ids) == 1 else 'go'} on"
+
+
+def drained(found: inventory.Drained) -> str:
+    """Such as ``drained by ann since 2026-11-24 15:00:00: new firmware``."""
+    what = "host drained" if found.host else "drained"
+    return f"{what} by {found.by} since {moment(found.at)}{': ' if found.reason else ''}{found.reason}"
 
 
 def plural(count: int, word: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from farm.cli import _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def _row(device: inventory.DeviceView) -> tuple[str, ...]:
     state = device.health if device.alive else "no node"
     if device.health_reason:
         state = f"{state}: {device.health_reason}"
+    if device.drained:
+        state = _words.drained(device.drained)
     holders = [
         f"j{holder.job_id} ({holder.num_cores}{', draining' if holder.draining else ''})" for holder in device.holders
     ]

@@ -49,7 +49,9 @@ def _submissions(options: argparse.Namespace, context: Context) -> int:
         context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
         return 0
     headers = ("id", "name", "owner", "state", "jobs", "created")
-    rows = [(f"s{row.id}", row.name, row.owner, row.state, counts(row), _words.moment(row.created_at)) for row in found]
+    rows = [
+        (f"s{row.id}", row.name, row.owner, state(row), counts(row), _words.moment(row.created_at)) for row in found
+    ]
     context.out.table(headers, rows)
     _more(context, following)
     return 0
@@ -72,10 +74,21 @@ def _jobs(options: argparse.Namespace, context: Context) -> int:
     if options.json:
         context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
         return 0
-    rows = [(f"j{row.id}", f"s{row.submission_id}", row.label, str(row.state), row.reason) for row in found]
+    rows = [(f"j{row.id}", f"s{row.submission_id}", row.label, _job_state(row), row.reason) for row in found]
     context.out.table(("id", "of", "job", "state", "reason"), rows)
     _more(context, following)
     return 0
+
+
+def state(submission: queries.Submission) -> str:
+    """Such as ``running``, or ``running, paused by ann``."""
+    if submission.paused_by is None or submission.finished_at is not None:
+        return submission.state
+    return f"{submission.state}, paused by {submission.paused_by}"
+
+
+def _job_state(job: queries.Job) -> str:
+    return f"{job.state}, held" if job.held and job.state in (JobState.WAITING, JobState.READY) else str(job.state)
 
 
 def counts(submission: queries.Submission) -> str:

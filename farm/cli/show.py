@@ -86,6 +86,9 @@ def _print_submission(context: Context, found: dict[str, Any]) -> None:
         {
             "submission": f"s{submission.id} {submission.name}",
             "state": submission.state,
+            "paused": f"by {submission.paused_by} since {_words.moment(submission.paused_at)}"
+            if submission.paused_at is not None
+            else "",
             "jobs": ", ".join(f"{count} {state}" for state, count in sorted(submission.counts.items())),
             "owner": submission.owner,
             "priority": str(submission.priority),

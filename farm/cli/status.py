@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
         devices = inventory.device_list(connection, heard_since=heard_since)
         hosts = inventory.host_list(connection, heard_since=heard_since)
         unfinished = inventory.unfinished(connection)
+        paused = inventory.paused(connection)
     if options.json:
         document: dict[str, Any] = {
             "home": str(context.settings.home),
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
             "hosts": [dataclasses.asdict(host) for host in hosts],
             "devices": [{**dataclasses.asdict(device), "name": device.name} for device in devices],
             "unfinished": unfinished,
+            "paused": [{"submission": number, "by": by, "at": at} for number, by, at in paused],
         }
         context.out.json(document)
         return 0 if works else 1
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
         ("home", str(context.settings.home)),
         ("scheduler", "works" if works else "does not work; `farm up` starts it"),
         ("jobs that have not ended", jobs),
+        ("paused", ", ".join(f"s{number} by {by} since {_words.moment(at)}" for number, by, at in paused) or "none"),
         ("host slots", ", ".join(_slots(host) for host in hosts) or "no host is registered"),
         ("cores", ", ".join(_cores(device) for device in devices) or "no device is registered"),
     ):
@@ -62,12 +65,14 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 
 def _slots(host: inventory.HostView) -> str:
-    return f"{host.name} {host.num_slots - host.busy_slots} of {host.num_slots} free"
+    word = " (drained)" if host.drained else ""
+    return f"{host.name} {host.num_slots - host.busy_slots} of {host.num_slots} free{word}"
 
 
 def _cores(device: inventory.DeviceView) -> str:
     word = " simulated" if device.simulated else ""
-    return f"{device.name}{word} {device.free} of {device.num_cores} free"
+    drained = " (drained)" if device.drained else ""
+    return f"{device.name}{word} {device.free} of {device.num_cores} free{drained}"
 
 
 def _heard(node: inventory.NodeView, *, now: float, heard_since: float) -> str:

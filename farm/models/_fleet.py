@@ -21,6 +21,8 @@ hosts = sa.Table(
     sa.Column("registered_at", TIME, nullable=False),
     sa.Column("labels", sa.JSON),
     sa.Column("drained", sa.Text),  # why a user lets it get no new work; NULL: it gets some
+    sa.Column("drained_by", sa.Text),
+    sa.Column("drained_at", TIME),
 )
 
 devices = sa.Table(
@@ -41,6 +43,8 @@ devices = sa.Table(
     sa.Column("quarantined_until", TIME),
     sa.Column("labels", sa.JSON),
     sa.Column("drained", sa.Text),  # why a user lets it get no new work; NULL: it gets some
+    sa.Column("drained_by", sa.Text),
+    sa.Column("drained_at", TIME),
     sa.Column("checked_at", TIME, nullable=False),
     sa.CheckConstraint(one_of("health", HEALTH_STATES), name="health"),
     sa.UniqueConstraint("host_id", "board_serial", "pci_address"),

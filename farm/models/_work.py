@@ -21,6 +21,7 @@ submissions = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),  # higher is sooner
     sa.Column("kind", sa.Text, nullable=False, server_default="sweep"),  # class of urgency
     sa.Column("paused_at", TIME),  # since when nothing of it is placed
+    sa.Column("paused_by", sa.Text),  # who wants that
     sa.Column("deadline_at", TIME),  # when what has not ended fails: the clock of the whole
     sa.Column("labels", sa.JSON, nullable=False),
     sa.Column("request", sa.JSON, nullable=False),  # the sweep as it was asked
@@ -71,7 +72,7 @@ jobs = sa.Table(
     sa.Column("wait_limit_s", sa.Double),  # the clock of waiting for a place
     sa.Column("run_limit_s", sa.Double),  # the clock of one attempt
     sa.Column("deadline_at", TIME),  # the clock of the whole job
-    sa.Column("held", sa.Integer, nullable=False, server_default="0"),  # 1: its submission is paused
+    sa.Column("held", sa.Integer, nullable=False, server_default="0"),  # 1: not placed, see farm.holds
     sa.Column("skip_cache", sa.Boolean, nullable=False, server_default=sa.false()),  # do it anew, and remember that
     sa.Column("unsubscribed", sa.Boolean, nullable=False, server_default=sa.false()),  # cancelled, works on for others
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),  # the fence: only grows
@@ -101,8 +102,8 @@ jobs = sa.Table(
     sa.Index("ix_jobs_submission_id", "submission_id"),
     partial_index("uq_jobs_live_action_key", "action_key", unique=True, where=one_of("state", list(LIVE))),
     # One for each kind of place, in the order in which places are given: no line is searched for the other's jobs.
-    partial_index("ix_jobs_ready_for_cores", *_URGENCY, where="state = 'ready' AND num_cores > 0"),
-    partial_index("ix_jobs_ready_for_slots", *_URGENCY, where="state = 'ready' AND num_cores = 0"),
+    partial_index("ix_jobs_ready_for_cores", *_URGENCY, where="state = 'ready' AND held = 0 AND num_cores > 0"),
+    partial_index("ix_jobs_ready_for_slots", *_URGENCY, where="state = 'ready' AND held = 0 AND num_cores = 0"),
     partial_index("ix_jobs_admissible", "id", where="state = 'waiting' AND remaining = 0 AND leader_id IS NULL"),
     partial_index("ix_jobs_queued", "queued_at", where="state = 'queued'"),
     partial_index("ix_jobs_leader_id", "leader_id", where="leader_id IS NOT NULL"),

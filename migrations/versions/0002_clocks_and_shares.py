@@ -24,7 +24,11 @@ _CHECKED = (
 def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
     """By table, the columns without a CHECK."""
     return {
-        "submissions": (sa.Column("paused_at", sa.Double), sa.Column("deadline_at", sa.Double)),
+        "submissions": (
+            sa.Column("paused_at", sa.Double),
+            sa.Column("paused_by", sa.Text),
+            sa.Column("deadline_at", sa.Double),
+        ),
         "jobs": (
             sa.Column("owner", sa.Text, nullable=False, server_default=""),
             sa.Column("exclusive", sa.Boolean, nullable=False, server_default=_FALSE),
@@ -57,23 +61,45 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("condemned_at", sa.Double),
             sa.Column("deleted_at", sa.Double),
         ),
-        "hosts": (sa.Column("labels", sa.JSON), sa.Column("drained", sa.Text)),
+        "hosts": (
+            sa.Column("labels", sa.JSON),
+            sa.Column("drained", sa.Text),
+            sa.Column("drained_by", sa.Text),
+            sa.Column("drained_at", sa.Double),
+        ),
         "devices": (
             sa.Column("quarantined_until", sa.Double),
             sa.Column("labels", sa.JSON),
             sa.Column("drained", sa.Text),
+            sa.Column("drained_by", sa.Text),
+            sa.Column("drained_at", sa.Double),
         ),
         "host_leases": (sa.Column("ram_bytes", sa.BigInteger, nullable=False, server_default="0"),),
     }
 
 
+def _index_ready_jobs(*, also: str) -> None:
+    """Make the indexes of ready jobs anew, over those that ``also`` holds for."""
+    for kind, comparison in (("cores", ">"), ("slots", "=")):
+        where = sa.text(f"state = 'ready'{also} AND num_cores {comparison} 0")
+        op.drop_index(f"ix_jobs_ready_for_{kind}", table_name="jobs")
+        op.create_index(
+            f"ix_jobs_ready_for_{kind}",
+            "jobs",
+            [sa.text("priority DESC"), "ready_at", "id"],
+            sqlite_where=where,
+            postgresql_where=where,
+        )
+
+
 def upgrade() -> None:
-    """Add columns and two tables."""
+    """Add columns and two tables; held jobs are in no line for a place."""
     for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)
     for table, name, definition in _CHECKED:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
+    _index_ready_jobs(also=" AND held = 0")
     op.execute("UPDATE jobs SET owner = (SELECT owner FROM submissions WHERE submissions.id = jobs.submission_id)")
     op.create_table(
         "owners",
@@ -96,6 +122,7 @@ def downgrade() -> None:
     """Take them away again."""
     op.drop_table("history")
     op.drop_table("owners")
+    _index_ready_jobs(also="")
     for table, name, _ in reversed(_CHECKED):
         op.drop_column(table, name)
     for table, columns in reversed(_columns().items()):
