@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from farm import settings as farm_settings
 from farm.errors import FarmError
@@ -14,9 +15,25 @@ from qeff_engine.errors import EngineError
 from workers import bridge
 from workers.forks import PRELOAD
 
+if TYPE_CHECKING:
+    from workers.intake import CarryOut
 
-def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY, preload: tuple[str, ...] = PRELOAD) -> int:
-    """Carry out a command line; ``entry`` is what runs a stage, ``preload`` what the fork server imports for it."""
+
+def main(
+    arguments: list[str] | None = None,
+    *,
+    entry: str = bridge.ENTRY,
+    preload: tuple[str, ...] = PRELOAD,
+    carry_out: CarryOut | None = None,
+) -> int:
+    """Carry out a command line.
+
+    Args:
+        arguments: of the command line; None for those of the process.
+        entry: what runs a stage.
+        preload: what the fork server imports for it.
+        carry_out: what becomes of a claim instead of a stage process.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
@@ -27,6 +44,8 @@ def main(arguments: list[str] | None = None, *, entry: str = bridge.ENTRY, prelo
         from workers import node  # Celery
 
         stages = node.Stages(entry=entry, preload=preload)
+        if carry_out is not None:
+            stages = dataclasses.replace(stages, carry_out=carry_out)
         if options.kind == "host":
             return node.run_host(settings, num_slots=options.slots, stages=stages)
         return node.run_device(settings, qid=options.qid, num_slots=options.slots, stages=stages)

@@ -30,9 +30,10 @@ from workers import app as celery_app
 from workers import bridge, discovery, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
-from workers.intake import Intake
+from workers.intake import CarryOut, Intake
 from workers.ledger import Ledger
 from workers.steering import Steering
+from workers.supervisor import carry_out
 from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
@@ -47,10 +48,12 @@ class Stages:
     Attributes:
         entry: ``module:function`` that is called as :func:`qeff_engine.pipeline.run_stage` is.
         preload: modules that the fork server imports.
+        carry_out: what becomes of a claim, see :class:`workers.intake.Intake`.
     """
 
     entry: str = bridge.ENTRY
     preload: tuple[str, ...] = PRELOAD
+    carry_out: CarryOut = carry_out
 
 
 ENGINE = Stages()
@@ -115,7 +118,7 @@ class _Node:
             workplace = self._workplace(stages, environ=environ)
             recovery.take_over(workplace)
             app = celery_app.make(self._settings.broker_url, queue=self._queue)
-            intake = Intake(workplace, places=places)
+            intake = Intake(workplace, places=places, carry_out=stages.carry_out)
             tasks.register(app, intake=intake)
             with self._heartbeats(workplace):
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
