@@ -16,6 +16,9 @@ from farm.errors import DatabaseTooNew, FarmNotUp, Refused
 REVISIONS = ("0001", "0002")
 HEAD = REVISIONS[-1]
 
+# PostgreSQL tells the scheduler on this channel that there is something to do. A hint: the tables are looked at anyway.
+WAKE_CHANNEL = "farm_wake"
+
 _BUSY_TIMEOUT_MS = 10_000
 _ROWS_AT_ONCE = 10_000
 _WRITE = "farm_write"
@@ -123,6 +126,12 @@ def now(connection: sa.Connection) -> float:
 
 
 _POSTGRESQL_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+
+
+def wake_scheduler(connection: sa.Connection) -> None:
+    """Let the scheduler look at what this transaction writes as soon as it is committed."""
+    if connection.dialect.name == "postgresql":  # it sees SQLite's commits by itself
+        connection.execute(sa.select(sa.func.pg_notify(WAKE_CHANNEL, "")))
 
 
 def recordset(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:

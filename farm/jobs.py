@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm import holds, results, settling
-from farm.db import insert_all, now
+from farm.db import insert_all, now, wake_scheduler
 from farm.errors import NotFound, Refused
 from farm.models import edges, events, jobs, point_jobs, points, submissions
 from farm.plan import Plan
@@ -51,6 +51,7 @@ def submit(
     ).scalar_one()
     ids = _insert_jobs(connection, plan, submission_id=submission_id, owner=owner, priority=priority, at=at)
     _insert_points(connection, plan, submission_id=submission_id, ids=ids)
+    wake_scheduler(connection)
     return submission_id
 
 

@@ -25,6 +25,7 @@ from farm import settings as farm_settings
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
 from farm.errors import FarmError, StaleTransition
+from farm.pulse import Pulse
 from farm.records import Message
 from farm.settings import Settings
 from qeff_engine import actions
@@ -36,6 +37,7 @@ _LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
 _RENEW_S = 1.0
 _ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
 _ACTIVE_FOR_S = 3.0  # after the last thing that happened
+_BETWEEN_ROUNDS_S = 0.01  # what is written meanwhile is one round's work
 _FULL_ROUND_S = 1.0  # leases end and pauses pass without anybody writing
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
 
@@ -159,37 +161,6 @@ def send(database: Database, *, sender: Sending, term: int | None) -> int:
         count += len(sent)
 
 
-class _Pulse:
-    """Tells cheaply whether anybody else wrote to the database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._connection: sa.Connection | None = None
-        self._last: object = None
-
-    def beats(self) -> bool:
-        """Whether something was written since the last call."""
-        if self._connection is None:
-            self._connection = self._database.engine.connect()
-        query = _DATA_VERSION if self._database.dialect == "sqlite" else _NEWEST
-        now = tuple(self._connection.execute(query).one())
-        self._connection.rollback()  # the next look must not see this one's snapshot
-        changed, self._last = now != self._last, now
-        return changed
-
-    def close(self) -> None:
-        """Give up the connection, after an error for example."""
-        if self._connection is not None:
-            with contextlib.suppress(sa.exc.DBAPIError):
-                self._connection.invalidate()
-                self._connection.close()
-        self._connection = None
-
-
-_DATA_VERSION = sa.text("PRAGMA data_version")
-_NEWEST = sa.text("SELECT (SELECT max(id) FROM events), (SELECT max(id) FROM nodes)")
-
-
 class Scheduler:
     """A scheduler's process."""
 
@@ -197,7 +168,7 @@ class Scheduler:
         self._settings = settings
         self._database = db.open_database(settings.database_url)
         self._sender = Sender(settings.broker_url)
-        self._pulse = _Pulse(self._database)
+        self._pulse = Pulse(self._database)
         self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._term: int | None = None
         self._stopping = False
@@ -216,13 +187,15 @@ class Scheduler:
             try:
                 if self._leads():
                     self._round()
+                else:
+                    time.sleep(_IDLE_POLL_S)
                 self._back_off_s = _FIRST_BACK_OFF_S
             except StaleTransition as error:
                 _logger.warning("%s", error)
                 self._term = None
             except sa.exc.DBAPIError as error:
                 self._on_database_error(error)
-            time.sleep(_ACTIVE_POLL_S if time.monotonic() < self._happened + _ACTIVE_FOR_S else _IDLE_POLL_S)
+            time.sleep(_BETWEEN_ROUNDS_S)
         self._resign()
 
     def stop(self) -> None:
@@ -249,8 +222,11 @@ class Scheduler:
 
     def _round(self) -> None:
         now = time.monotonic()
+        active = now < self._happened + _ACTIVE_FOR_S
+        written = self._pulse.wait(_ACTIVE_POLL_S if active else _IDLE_POLL_S)
+        now = time.monotonic()
         full = now >= self._full_round + _FULL_ROUND_S
-        if not self._pulse.beats() and not full:
+        if not written and not full:
             return
         if full:
             self._full_round = now
