@@ -210,7 +210,8 @@ def test_ready_jobs_say_what_they_wait_for(world: World) -> None:
     world.work()
     world.tick()
     waiting = [job for job in world.jobs(submission_id) if job.state is JobState.READY]
-    assert [job.reason for job in waiting] == ["It needs 15 free cores: ultra/0 has 0, standard/1 has 14."]
+    assert len(waiting) == 1
+    assert waiting[0].reason.startswith("It needs 15 free cores on one device.")
 
 
 def test_a_long_line_of_runs_does_not_hide_work_for_the_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
