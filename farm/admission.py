@@ -67,7 +67,7 @@ def admit(
         hit(connection, job_id, artifact=known.artifact, reason=f"done before by j{known.job_id}", at=at, values=keys)
         return JobState.CACHED
     if known is not None:
-        values = {**keys, "failure_class": known.failure_class, "failure_message": known.failure_message}
+        values = {**keys, **{name: known._mapping[name] for name in results.FAILURE}}
         reason = f"the same work failed in j{known.job_id}"
         _step(connection, job_id, "fail", target=JobState.FAILED, reason=reason, at=at, values=values)
         settling.block_descendants(connection, job_id, because="failed", at=at)

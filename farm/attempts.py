@@ -7,10 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import leases, results, settling
+from farm import failures, leases, results, settling
 from farm.claims import claim, give_back
 from farm.db import now
 from farm.errors import StaleTransition
+from farm.failures import Failure
 from farm.leases import confirm_gone
 from farm.models import attempts, jobs
 from farm.records import ArtifactRecord, Success, Usage
@@ -19,7 +20,6 @@ from farm.transitions import hold_graph, move, move_each
 from qeff_engine.errors import FailureClass
 
 __all__ = [
-    "RETRIES",
     "cancel_attempt",
     "claim",
     "confirm_gone",
@@ -31,22 +31,16 @@ __all__ = [
     "succeed_all",
 ]
 
-# How often a job is tried again after a failure of a class; classes that are not here are final at once.
-RETRIES: Mapping[FailureClass, int] = {
-    FailureClass.WORKER_LOST: 3,
-    FailureClass.INFRASTRUCTURE: 3,
-    FailureClass.DEVICE_LOST: 3,
-    FailureClass.TIMEOUT: 1,
-    FailureClass.COMPILER_CRASH: 1,
-    FailureClass.OUT_OF_MEMORY_HOST: 1,
-}
-
-# The same work would fail in the same way: followers fail with it, and the failure is remembered.
-DETERMINISTIC = frozenset({FailureClass.INVALID_INPUT, FailureClass.UNSUPPORTED, FailureClass.COMPILER_ERROR})
-
-_FIRST_PAUSE_S = 1.0  # doubles with each failure
-
-_COUNTED = sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == sa.bindparam("job"))
+_COUNTED = sa.select(jobs.c.failures, jobs.c.ram_bytes, jobs.c.cancel_requested).where(jobs.c.id == sa.bindparam("job"))
+_FAILED_BEFORE = (
+    sa.select(attempts.c.failure_class)
+    .where(attempts.c.job_id == sa.bindparam("job"), attempts.c.failure_class.is_not(None))
+    .order_by(attempts.c.number.desc())
+    .limit(sa.bindparam("failures"))
+)
+_RESERVED = sa.select(attempts.c.ram_bytes).where(
+    attempts.c.job_id == sa.bindparam("job"), attempts.c.number == sa.bindparam("fence")
+)
 _UPDATE = sa.update(attempts).where(  # nobody changes an attempt that is over
     attempts.c.job_id == sa.bindparam("job"),
     attempts.c.number == sa.bindparam("fence"),
@@ -139,47 +133,70 @@ def fail(
     failure_class: FailureClass | str,
     message: str,
     usage: Usage,
+    line: str = "",
+    advice: str = "",
 ) -> JobState:
     """The attempt failed; returns ``ready`` when the job is tried again, else ``failed`` or ``cancelled``.
+
+    Args:
+        connection: open transaction.
+        job_id, attempt: the attempt.
+        failure_class: decides what follows, see :mod:`farm.failures`.
+        message: for people.
+        usage: what the attempt used.
+        line: the line of its log that matters.
+        advice: what to do; empty for what the class says.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
     hold_graph(connection)
-    kind = FailureClass(failure_class)
+    failure = Failure(failure_class=FailureClass(failure_class), message=message, line=line, advice=advice)
     job = _counted(connection, job_id)
     if job.cancel_requested:
         cancel_attempt(connection, job_id, attempt, usage=usage)
         return JobState.CANCELLED
     at = now(connection)
-    again = job.failures < RETRIES.get(kind, 0)
-    values: dict[str, Any] = {"failures": job.failures + 1}
-    if again:
-        name, target, reason = "retry_later", JobState.READY, f"attempt {attempt} failed ({kind}): {message}"
-        values |= {"not_before": at + _FIRST_PAUSE_S * 2**job.failures, "node_id": None}
-    else:
-        name, target, reason = "fail", JobState.FAILED, f"failed ({kind})"
-        values |= {"failure_class": str(kind), "failure_message": message}
+    again = retry_values(connection, job_id, attempt, failure=failure, peak_rss_bytes=usage.peak_rss_bytes, at=at)
+    name, target = ("retry_later", JobState.READY) if again else ("fail", JobState.FAILED)
+    kind = failure.failure_class
     move(
         connection,
         job_id,
         name,
         source=JobState.RUNNING,
         target=target,
-        reason=reason,
+        reason=f"attempt {attempt} failed ({kind}): {message}" if again else f"failed ({kind})",
         at=at,
         attempt=attempt,
-        values=values,
+        values={"failures": job.failures + 1, **(again or failure.columns())},
     )
-    end_attempt(connection, job_id, attempt, state="failed", usage=usage, at=at, failure=(kind, message))
+    end_attempt(connection, job_id, attempt, state="failed", usage=usage, at=at, failure=failure)
     leases.release(connection, job_id, attempt=attempt)
     if again:
-        return JobState.READY
-    deterministic = kind in DETERMINISTIC
-    if deterministic:
-        results.remember_failure(connection, job_id, failure_class=str(kind), message=message, at=at)
-    settling.failed(connection, job_id, deterministic=deterministic, failure_class=str(kind), message=message, at=at)
-    return JobState.FAILED
+        return target
+    if failure.policy.deterministic:
+        results.remember_failure(connection, job_id, failure=failure, at=at)
+    settling.failed(connection, job_id, failure=failure, at=at)
+    return target
+
+
+def retry_values(
+    connection: sa.Connection, job_id: int, attempt: int, *, failure: Failure, at: float, peak_rss_bytes: int = 0
+) -> dict[str, Any] | None:
+    """What a job's row gets when it is tried again after a failure: when, and how much memory; None when it is not."""
+    job = _counted(connection, job_id)
+    kind = failure.failure_class
+    before = connection.scalars(_FAILED_BEFORE, {"job": job_id, "failures": job.failures}).all()
+    same_class = before.count(str(kind))
+    if not failures.is_tried_again(kind, same_class=same_class, failures=job.failures):
+        return None
+    reserved = connection.scalar(_RESERVED, {"job": job_id, "fence": attempt}) or 0
+    memory = failures.memory_bytes(
+        kind, predicted_bytes=job.ram_bytes, reserved_bytes=reserved, peak_rss_bytes=peak_rss_bytes
+    )
+    pause_s = failures.pause_s(kind, same_class=same_class, job_id=job_id, attempt=attempt)
+    return {"not_before": at + pause_s, "ram_bytes": memory, "node_id": None}
 
 
 def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> JobState:
@@ -244,7 +261,7 @@ def end_attempt(
     usage: Usage,
     at: float,
     figures: dict[str, Any] | None = None,
-    failure: tuple[FailureClass, str] | None = None,
+    failure: Failure | None = None,
 ) -> None:
     """Write how a running attempt ended; part of the job's transition in the same transaction."""
     values: dict[str, Any] = {"state": state, "finished_at": at, "exit_code": usage.exit_code}
@@ -253,7 +270,8 @@ def end_attempt(
     if figures is not None:
         values["figures"] = figures
     if failure is not None:
-        values |= {"failure_class": str(failure[0]), "message": failure[1]}
+        columns = failure.columns()
+        values |= {"message": columns.pop("failure_message"), **columns}
     ended = connection.execute(_UPDATE, {"job": job_id, "fence": attempt, **values})
     if ended.rowcount != 1:
         raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over already.")

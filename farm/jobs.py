@@ -242,8 +242,7 @@ def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> N
         "action_key": None,
         "key_parts": None,
         "cancel_requested": False,
-        "failure_class": None,
-        "failure_message": None,
+        **dict.fromkeys(results.FAILURE),
         "not_before": 0.0,
         "node_id": None,
     }

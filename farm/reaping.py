@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from farm import attempts as node_side
 from farm import leadership, leases, settling
 from farm.db import now
+from farm.failures import Failure
 from farm.models import attempts, jobs, literal, nodes
 from farm.records import Usage
 from farm.states import JobState
@@ -57,33 +60,22 @@ def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, t
     leadership.require_term(connection, term)
     hold_graph(connection)
     at = now(connection)
+    failure = Failure(failure_class=FailureClass.WORKER_LOST, message=reason)
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == job_id).with_for_update()
     ).one()
+    again = node_side.retry_values(connection, job_id, attempt, failure=failure, at=at)
+    values: dict[str, Any] = {"failures": job.failures + 1, **(again or failure.columns())}
     if job.cancel_requested:
         name, target, values = "cancel", JobState.CANCELLED, {}
-    elif job.failures < node_side.RETRIES[FailureClass.WORKER_LOST]:
-        name, target = "lose", JobState.READY
-        values = {"failures": job.failures + 1, "node_id": None}
     else:
-        name, target = "lose", JobState.FAILED
-        values = {"failures": job.failures + 1, "failure_class": "worker_lost", "failure_message": reason}
-    move(
-        connection,
-        job_id,
-        name,
-        source=JobState.RUNNING,
-        target=target,
-        reason=reason,
-        at=at,
-        attempt=attempt,
-        values=values,
-    )
-    failure = (FailureClass.WORKER_LOST, reason)
+        name, target = "lose", JobState.READY if again else JobState.FAILED
+    source = JobState.RUNNING
+    move(connection, job_id, name, source=source, target=target, reason=reason, at=at, attempt=attempt, values=values)
     node_side.end_attempt(connection, job_id, attempt, state="lost", usage=Usage(), at=at, failure=failure)
     leases.drain(connection, job_id, attempt=attempt, at=at)
     if target is JobState.FAILED:
-        settling.failed(connection, job_id, deterministic=False, failure_class="worker_lost", message=reason, at=at)
+        settling.failed(connection, job_id, failure=failure, at=at)
     elif target is JobState.CANCELLED:
         settling.release_followers(connection, [job_id], at=at)
         settling.block_descendants(connection, job_id, because="was cancelled", at=at)

@@ -8,11 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from farm.failures import Failure
 from farm.models import actions, artifacts, jobs
 from farm.records import ArtifactRecord, Success
 from farm.transitions import chunks
 
-_KNOWN = sa.select(actions.c.artifact, actions.c.failure_class, actions.c.failure_message, actions.c.job_id).where(
+FAILURE = ("failure_class", "failure_message", "failure_line", "failure_advice")  # columns of jobs and actions
+
+_KNOWN = sa.select(actions.c.artifact, actions.c.job_id, *(actions.c[name] for name in FAILURE)).where(
     actions.c.action_key == sa.bindparam("key")
 )
 _ACTIONS_OF = (
@@ -29,8 +32,7 @@ _NOTED_FOR_S = 3600.0
 
 
 def known(connection: sa.Connection, action_key: str) -> Any | None:
-    """What an action gave: a row with ``artifact``, ``failure_class``, ``failure_message``, ``job_id``; None if
-    nothing is known."""
+    """What an action gave: a row with ``artifact``, ``job_id`` and :data:`FAILURE`; None if nothing is known."""
     return connection.execute(_KNOWN, {"key": action_key}).one_or_none()
 
 
@@ -78,10 +80,9 @@ def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, a
     _remember(connection, outcomes)
 
 
-def remember_failure(connection: sa.Connection, job_id: int, *, failure_class: str, message: str, at: float) -> None:
+def remember_failure(connection: sa.Connection, job_id: int, *, failure: Failure, at: float) -> None:
     """Keep that a job's action fails."""
-    failure = {"failure_class": failure_class, "failure_message": message}
-    _remember(connection, {job_id: {**failure, "figures": {}, "created_at": at}})
+    _remember(connection, {job_id: {**failure.columns(), "figures": {}, "created_at": at}})
 
 
 def forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
+from farm.failures import Failure
 from farm.models import edges, jobs
 from farm.states import JobState
 from farm.transitions import chunks, move_all
@@ -44,11 +45,9 @@ def done_all(connection: sa.Connection, found: Mapping[int, str], *, at: float) 
     _count_down(connection, ended)
 
 
-def failed(
-    connection: sa.Connection, job_id: int, *, deterministic: bool, failure_class: str, message: str, at: float
-) -> None:
+def failed(connection: sa.Connection, job_id: int, *, failure: Failure, at: float) -> None:
     """A job failed for good: its followers fail with it when it would fail again, else one of them tries."""
-    if deterministic:
+    if failure.policy.deterministic:
         followers = _followers(connection, [job_id]).get(job_id, [])
         move_all(
             connection,
@@ -58,7 +57,7 @@ def failed(
             target=JobState.FAILED,
             reason=f"the same work failed in j{job_id}",
             at=at,
-            values={"leader_id": None, "failure_class": failure_class, "failure_message": message},
+            values={"leader_id": None, **failure.columns()},
         )
         for follower in followers:
             block_descendants(connection, follower, because="failed", at=at)

@@ -182,6 +182,8 @@ actions = sa.Table(
     sa.Column("artifact", sa.Text, sa.ForeignKey("artifacts.digest")),
     sa.Column("failure_class", sa.Text),  # deterministic failures only
     sa.Column("failure_message", sa.Text),
+    sa.Column("failure_line", sa.Text),
+    sa.Column("failure_advice", sa.Text),
     sa.Column("job_id", ID, sa.ForeignKey("jobs.id"), nullable=False),  # who did it
     sa.Column("figures", sa.JSON, nullable=False),
     sa.Column("created_at", TIME, nullable=False),

@@ -54,7 +54,11 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("failure_line", sa.Text),
             sa.Column("failure_advice", sa.Text),
         ),
-        "actions": (sa.Column("expires_at", sa.Double),),
+        "actions": (
+            sa.Column("failure_line", sa.Text),
+            sa.Column("failure_advice", sa.Text),
+            sa.Column("expires_at", sa.Double),
+        ),
         "artifacts": (
             sa.Column("used_at", sa.Double),
             sa.Column("pinned", sa.Text),

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, jobs, leadership, leases, outbox, reaping, testing, transitions
+from farm import admission, attempts, failures, jobs, leadership, leases, outbox, reaping, testing, transitions
 from farm.db import Database, now
 from farm.errors import NoCapacity, NotFound, Refused, StaleTransition
 from farm.models import actions, core_leases, events, host_leases
@@ -202,7 +202,7 @@ def test_a_job_that_is_lost_too_often_fails_and_blocks_what_needs_it(each_databa
     host = testing.add_host(each_database)
     ids = job_ids(each_database, testing.add_submission(each_database))
     testing.admit_all(each_database)
-    limit = attempts.RETRIES[FailureClass.WORKER_LOST]
+    limit = failures.POLICIES[FailureClass.WORKER_LOST].retries
     found = []
     for _ in range(limit + 1):
         lost = testing.claim(each_database, ids["resolve"], node_id=host.host_node)
@@ -231,14 +231,14 @@ def test_the_class_of_a_failure_decides_about_retry_and_memory(
             message="why",
             usage=Usage(exit_code=1),
         )
-    retried = failure_class in attempts.RETRIES
+    retried = failures.POLICIES[failure_class].retries > 0
     assert state is (JobState.READY if retried else JobState.FAILED)
     with each_database.read() as connection:
         not_before = connection.scalar(sa.select(job_rows.c.not_before).where(job_rows.c.id == claimed.job_id))
         assert (not_before > now(connection) - 60) is retried
         follower = connection.scalar(sa.select(job_rows.c.state).where(job_rows.c.id == other["resolve"]))
         remembered = connection.scalar(sa.select(sa.func.count()).select_from(actions))
-    deterministic = failure_class in attempts.DETERMINISTIC
+    deterministic = failures.POLICIES[failure_class].deterministic
     assert follower == ("failed" if deterministic else "waiting")
     assert remembered == int(deterministic)
 
