@@ -237,8 +237,13 @@ def enqueue_all(connection: sa.Connection, chosen: Sequence[Assignment], *, term
     return moved
 
 
-def explain(connection: sa.Connection, reasons: Mapping[int, str]) -> None:
-    """Note why ready jobs were not placed; only changed sentences are written, and no state changes."""
+def explain(connection: sa.Connection, reasons: Mapping[int, str], *, term: int | None) -> None:
+    """Note why ready jobs were not placed; only changed sentences are written, and no state changes.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
     changed = []
     for some in chunks(sorted(reasons)):
         rows = connection.execute(

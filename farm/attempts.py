@@ -56,15 +56,27 @@ def heartbeat(
     lease_s: float,
     progress: str | None = None,
     fraction: float | None = None,
+    run_left_s: float | None = None,
 ) -> bool:
     """Renew the lease and tell how far the stage is; True when a user asked to stop.
+
+    Args:
+        connection: open transaction.
+        job_id: the job.
+        attempt: the fence.
+        lease_s: how long the lease holds from now.
+        progress, fraction: the stage's last words.
+        run_left_s: what is left of its time by the node's own clock, which nobody can move; None without a limit.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
     """
-    said = {"progress": progress, "fraction": fraction} if progress is not None else {}
+    said: dict[str, Any] = {"progress": progress, "fraction": fraction} if progress is not None else {}
+    at = now(connection)
+    if run_left_s is not None:
+        said["run_until"] = at + run_left_s
     key = {"job": job_id, "fence": attempt}
-    renewed = connection.execute(_UPDATE, {**key, "lease_until": now(connection) + lease_s, **said})
+    renewed = connection.execute(_UPDATE, {**key, "lease_until": at + lease_s, **said})
     if renewed.rowcount != 1:
         raise StaleTransition(f"Attempt {attempt} of job j{job_id} is over: its heartbeat came too late.")
     return bool(_counted(connection, job_id).cancel_requested)

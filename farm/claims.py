@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
-from farm import results
+from farm import leadership, results
 from farm.db import insert_all, now
 from farm.errors import NoCapacity, StaleTransition
 from farm.leases import CoresOfDevices, SlotsOfHost
@@ -18,8 +19,10 @@ from farm.records import Claim, Claims, Grant
 from farm.states import JobState
 from farm.transitions import hold_graph, move, move_each
 
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+
 _TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority")
-_WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on", "held")
+_WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on", "held", "run_limit_s", "deadline_at")
 _QUEUED = (
     sa.select(*(jobs.c[name] for name in (*_TOLD, *_WANTED)))
     .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.state == str(JobState.QUEUED))
@@ -37,14 +40,22 @@ _INPUTS = (
 )
 
 
-def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int, lease_s: float) -> Claim:
+def claim(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    node_id: int,
+    lease_s: float,
+    run_limits_s: Mapping[str, float] = NO_LIMITS,
+) -> Claim:
     """Take one queued attempt, as :func:`claim_all` takes many.
 
     Raises:
         StaleTransition: the message is late or a duplicate: there is nothing to do.
         NoCapacity: cores or slots are taken; the caller rolls back and gives the job back.
     """
-    claims = claim_all(connection, [(job_id, attempt)], node_id=node_id, lease_s=lease_s)
+    claims = claim_all(connection, [(job_id, attempt)], node_id=node_id, lease_s=lease_s, run_limits_s=run_limits_s)
     for reason in claims.refused.values():
         raise NoCapacity(reason)
     if not claims.taken:
@@ -52,10 +63,24 @@ def claim(connection: sa.Connection, job_id: int, attempt: int, *, node_id: int,
     return claims.taken[0]
 
 
-def claim_all(connection: sa.Connection, keys: Sequence[tuple[int, int]], *, node_id: int, lease_s: float) -> Claims:
+def claim_all(
+    connection: sa.Connection,
+    keys: Sequence[tuple[int, int]],
+    *,
+    node_id: int,
+    lease_s: float,
+    run_limits_s: Mapping[str, float] = NO_LIMITS,
+) -> Claims:
     """Take queued attempts (job, number) for a node, each with all the cores or the slot that it needs, or nothing.
 
     A key of a late or repeated message is left out. A job that there is no room for is given back, to be placed again.
+
+    Args:
+        connection: open transaction.
+        keys: the attempts.
+        node_id: who claims.
+        lease_s: how long a claim holds without a heartbeat.
+        run_limits_s: by stage, how long an attempt may run whose job says nothing; one that is absent has no limit.
     """
     hold_graph(connection, shared=True)
     wanted = _queued(connection, keys)
@@ -75,16 +100,51 @@ def claim_all(connection: sa.Connection, keys: Sequence[tuple[int, int]], *, nod
     rows = [{"id": job.id, "attempt": job.attempt, "reason": "runs", "node_id": node_id} for job in taken]
     move_each(connection, rows, "claim", source=JobState.QUEUED, target=JobState.RUNNING, at=at)
     fixed = {"node_id": node_id, "state": "running", "lease_until": at + lease_s, "started_at": at}
+    limits = {job.id: _Limits.of(job, run_limits_s=run_limits_s, at=at) for job in taken}
     insert_all(
         connection,
         attempts,
-        [{"job_id": job.id, "number": job.attempt, **fixed, **places[job.id].to_row()} for job in taken],
+        [
+            {
+                "job_id": job.id,
+                "number": job.attempt,
+                **fixed,
+                **places[job.id].to_row(),
+                "run_until": limits[job.id].run_until(at),
+            }
+            for job in taken
+        ],
     )
     room.write(connection)
     inputs = _inputs(connection, [job.id for job in taken], at=at)
     return Claims(
-        taken=tuple(_told(job, grants=places[job.id].grants, inputs=inputs[job.id]) for job in taken), refused=refused
+        taken=tuple(
+            _told(job, grants=places[job.id].grants, inputs=inputs[job.id], limits=limits[job.id]) for job in taken
+        ),
+        refused=refused,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """How long an attempt may run: by its own limit, and until the deadline of the whole; None for as long as it takes.
+
+    They are kept apart, since what its node needs to start it counts for the deadline alone.
+    """
+
+    run_limit_s: float | None
+    left_s: float | None
+
+    @classmethod
+    def of(cls, job: Any, *, run_limits_s: Mapping[str, float], at: float) -> _Limits:
+        return cls(
+            run_limit_s=job.run_limit_s or run_limits_s.get(job.stage),
+            left_s=None if job.deadline_at is None else job.deadline_at - at,
+        )
+
+    def run_until(self, at: float) -> float | None:
+        """When an attempt that begins now has to have ended."""
+        return min((at + limit_s for limit_s in (self.run_limit_s, self.left_s) if limit_s is not None), default=None)
 
 
 def _queued(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> list[Any]:
@@ -161,7 +221,7 @@ def _inputs(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> 
     return found
 
 
-def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str]) -> Claim:
+def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str], limits: _Limits) -> Claim:
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
@@ -172,11 +232,18 @@ def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str]) -> Cla
         priority=job.priority,
         inputs=inputs,
         grants=grants,
+        run_limit_s=limits.run_limit_s,
+        left_s=limits.left_s,
     )
 
 
-def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> None:
-    """A queued job goes back to be placed again."""
+def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, term: int | None = None) -> None:
+    """A queued job goes back to be placed again.
+
+    Raises:
+        StaleTransition: the job is placed otherwise, or the term of the scheduler that asks is over.
+    """
+    leadership.require_term(connection, term)
     move(
         connection,
         job_id,

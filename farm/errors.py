@@ -9,6 +9,7 @@
     │   ├── FarmNotUp             4   no farm in this home
     │   ├── DatabaseTooNew        4   the database was written by a newer program
     │   └── StaleTransition       4   somebody else moved the job first; the caller has lost and stops
+    │       └── TermOver          4   another scheduler leads; this one stops leading
     ├── NoCapacity                1   cores or slots were taken meanwhile; the job goes back to the queue
     └── StorageFault              1   disk full, read-only
         └── DamagedArtifact       1   an artifact's bytes are gone or not what was published; doing the work again helps
@@ -53,6 +54,10 @@ class DatabaseTooNew(Refused):
 
 class StaleTransition(Refused):
     """The job is no longer in the state, or at the attempt, that the caller believes."""
+
+
+class TermOver(StaleTransition):
+    """Another scheduler leads: nothing of the caller's term may be written any more."""
 
 
 class NoCapacity(FarmError):

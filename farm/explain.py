@@ -6,7 +6,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from farm import inventory, queries
+from farm import durations, inventory, queries
 from farm.models import actions, jobs
 from farm.states import DONE, FINAL, JobState
 
@@ -42,14 +42,27 @@ def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: 
     job = queries.job(connection, job_id)
     if job.state == JobState.WAITING:
         found = _waiting(connection, job)
-        return dataclasses.replace(found, details=(*found.details, *_paused(connection, job, now=now)))
-    if job.state == JobState.READY and job.held:
-        return Explanation(job=job, reason=_paused(connection, job, now=now)[0])
-    if job.state == JobState.READY:
-        return _ready(connection, job, now=now, heard_since=heard_since)
-    if job.state in (JobState.QUEUED, JobState.RUNNING):
-        return _placed(connection, job, now=now)
-    return _ended(connection, job)
+        found = dataclasses.replace(found, details=(*found.details, *_paused(connection, job, now=now)))
+    elif job.state == JobState.READY and not job.held:
+        found = _ready(connection, job, now=now, heard_since=heard_since)
+    elif job.state == JobState.READY:
+        found = Explanation(job=job, reason=_paused(connection, job, now=now)[0])
+    elif job.state in (JobState.QUEUED, JobState.RUNNING):
+        found = _placed(connection, job, now=now)
+    else:
+        return _ended(connection, job)
+    return dataclasses.replace(found, details=(*found.details, *_clocks(job, now=now)))
+
+
+def _clocks(job: queries.Job, *, now: float) -> list[str]:
+    """What ends a job that goes on for too long."""
+    said = []
+    if job.state == JobState.READY and job.wait_limit_s is not None and not job.held:
+        said.append(f"It fails when it has waited {durations.words(job.wait_limit_s)} for a place.")
+    if job.deadline_at is not None:
+        left_s = job.deadline_at - now
+        said.append(f"Its deadline is in {durations.words(left_s)}." if left_s > 0 else "Its deadline has passed.")
+    return said
 
 
 def _paused(connection: sa.Connection, job: queries.Job, *, now: float) -> tuple[str, ...]:
@@ -141,6 +154,8 @@ def _placed(connection: sa.Connection, job: queries.Job, *, now: float) -> Expla
     details = [attempt.progress] if attempt.progress else []
     if job.cancel_requested:
         details.append("Its end was asked for; its node ends it within seconds.")
+    if attempt.run_until is not None:
+        details.append(f"It is ended in {durations.words(max(0.0, attempt.run_until - now))} at the latest.")
     reason = f"Attempt {attempt.number} has run on {where} for {now - attempt.started_at:.0f} s."
     return Explanation(job=job, reason=reason, details=tuple(details))
 

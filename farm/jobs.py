@@ -13,8 +13,11 @@ from farm.db import insert_all, now, wake_scheduler
 from farm.errors import NotFound, Refused
 from farm.models import edges, events, jobs, point_jobs, points, submissions
 from farm.plan import Plan
+from farm.records import Limits
 from farm.states import DONE, FINAL, JobState
 from farm.transitions import chunks, hold_graph, move_all, state_of
+
+NO_LIMITS = Limits()
 
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED)
 
@@ -29,6 +32,7 @@ def submit(
     priority: int = 0,
     labels: Mapping[str, str] | None = None,
     token: str | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> int:
     """Write a plan; returns the submission's id. A token that was used before returns the submission it made."""
     if token is not None:
@@ -46,17 +50,31 @@ def submit(
             request=dict(request),
             token=token,
             created_at=at,
+            deadline_at=_deadline(limits, at=at),
         )
         .returning(submissions.c.id)
     ).scalar_one()
-    ids = _insert_jobs(connection, plan, submission_id=submission_id, owner=owner, priority=priority, at=at)
+    ids = _insert_jobs(
+        connection, plan, submission_id=submission_id, owner=owner, priority=priority, limits=limits, at=at
+    )
     _insert_points(connection, plan, submission_id=submission_id, ids=ids)
     wake_scheduler(connection)
     return submission_id
 
 
+def _deadline(limits: Limits, *, at: float) -> float | None:
+    return None if limits.deadline_s is None else at + limits.deadline_s
+
+
 def _insert_jobs(
-    connection: sa.Connection, plan: Plan, *, submission_id: int, owner: str, priority: int, at: float
+    connection: sa.Connection,
+    plan: Plan,
+    *,
+    submission_id: int,
+    owner: str,
+    priority: int,
+    limits: Limits,
+    at: float,
 ) -> dict[str, int]:
     """Insert jobs, edges and first events; returns the ids by plan key."""
     reserved = _reserve_ids(connection, jobs, number=len(plan.jobs))
@@ -77,6 +95,9 @@ def _insert_jobs(
             "chain": job.chain,
             "num_cores": job.num_cores,
             "num_devices": job.num_devices,
+            "wait_limit_s": limits.wait_limit_s,
+            "run_limit_s": limits.run_limit_s,
+            "deadline_at": _deadline(limits, at=at),
             "created_at": at,
         }
         for job in plan.jobs
@@ -245,6 +266,8 @@ def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> N
         **dict.fromkeys(results.FAILURE),
         "not_before": 0.0,
         "node_id": None,
+        # Who tries again what was too late wants it all the same.
+        "deadline_at": sa.case((jobs.c.deadline_at > at, jobs.c.deadline_at), else_=None),
     }
     by_state: dict[JobState, list[int]] = collections.defaultdict(list)
     for some in chunks(job_ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from farm.db import now
-from farm.errors import StaleTransition
+from farm.errors import TermOver
 from farm.models import leader
 
 
@@ -51,7 +51,7 @@ def resign(connection: sa.Connection, *, holder: str, term: int) -> None:
 
 
 def require_term(connection: sa.Connection, term: int | None) -> None:
-    """Raise :class:`StaleTransition` unless the term is the current one; the leader's row is locked meanwhile.
+    """Raise :class:`TermOver` unless the term is the current one; the leader's row is locked meanwhile.
 
     ``None`` is for a farm without a leader, as in tests of single transitions.
     """
@@ -59,4 +59,4 @@ def require_term(connection: sa.Connection, term: int | None) -> None:
         return
     current = connection.scalar(sa.select(leader.c.term).where(leader.c.id == 1).with_for_update(read=True))
     if current != term:
-        raise StaleTransition(f"Term {term} is over, the leader's term is {current}. This scheduler stops leading.")
+        raise TermOver(f"Term {term} is over, the leader's term is {current}. This scheduler stops leading.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
-from farm import attempts, leadership, outbox, reaping
+from farm import attempts, expiry, outbox, reaping
 from farm.db import Database
-from farm.errors import StaleTransition
+from farm.errors import StaleTransition, TermOver
 
 
 def reap(database: Database, *, term: int | None) -> int:
@@ -23,14 +22,34 @@ def reap(database: Database, *, term: int | None) -> int:
     return _each(database, found, lose)
 
 
+def end_overdue(database: Database, *, grace_s: float, term: int | None) -> int:
+    """Take attempts whose time is over from nodes that should have ended them ``grace_s`` ago."""
+    with database.read() as connection:
+        found = reaping.overdue(connection, grace_s=grace_s)
+
+    def overrun(connection: sa.Connection, job_id: int, attempt: int) -> None:
+        reason = "Its time was over, and its node did not end it."
+        reaping.overrun(connection, job_id, attempt, reason=reason, term=term)
+
+    return _each(database, found, overrun)
+
+
+def expire(database: Database, *, limit: int, term: int | None) -> int:
+    """Fail jobs that waited too long or whose deadline has passed."""
+    with database.read() as connection:
+        if not expiry.any_late(connection):
+            return 0
+    with database.write() as connection:
+        return expiry.expire(connection, limit=limit, term=term)
+
+
 def give_back_stranded(database: Database, *, max_age_s: float, term: int | None) -> int:
     """Take queued jobs from queues that no live node listens to."""
     with database.read() as connection:
         found = reaping.stranded(connection, max_age_s=max_age_s)
 
     def give_back(connection: sa.Connection, job_id: int, attempt: int) -> None:
-        leadership.require_term(connection, term)
-        attempts.give_back(connection, job_id, attempt, reason="Its node is not heard any more.")
+        attempts.give_back(connection, job_id, attempt, reason="Its node is not heard any more.", term=term)
 
     return _each(database, found, give_back)
 
@@ -42,10 +61,19 @@ def resend(database: Database, *, older_than_s: float, term: int | None) -> int:
 
 
 def _each(database: Database, found: Iterable[tuple[int, int]], act: Callable[[sa.Connection, int, int], None]) -> int:
-    """Act on each in a transaction of its own; whoever was faster is left alone."""
+    """Act on each in a transaction of its own; whoever was faster is left alone.
+
+    Raises:
+        TermOver: another scheduler leads; the rest is its business.
+    """
     count = 0
     for job_id, attempt in found:
-        with contextlib.suppress(StaleTransition), database.write() as connection:
-            act(connection, job_id, attempt)
-            count += 1
+        try:
+            with database.write() as connection:
+                act(connection, job_id, attempt)
+        except TermOver:
+            raise
+        except StaleTransition:
+            continue
+        count += 1
     return count

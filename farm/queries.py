@@ -36,6 +36,7 @@ class Submission:
     labels: dict[str, str]
     request: dict[str, Any]
     created_at: float
+    deadline_at: float | None
     counts: dict[JobState, int]
     state: str
     finished_at: float | None
@@ -68,6 +69,9 @@ class Job:
     failures: int
     cancel_requested: bool
     not_before: float
+    wait_limit_s: float | None
+    run_limit_s: float | None
+    deadline_at: float | None
     artifact: str | None
     failure_class: str | None
     failure_message: str | None
@@ -139,6 +143,7 @@ class Attempt:
     device: str | None
     started_at: float
     finished_at: float | None
+    run_until: float | None
     failure_class: str | None
     message: str | None
     progress: str | None
@@ -166,7 +171,7 @@ class Event:
 _JOB_COLUMNS = tuple(jobs.c[field.name] for field in dataclasses.fields(Job))
 _SUBMISSION_COLUMNS = (
     *("id", "name", "owner", "priority", "labels", "request", "created_at"),
-    *("paused_at", "paused_by"),
+    *("paused_at", "paused_by", "deadline_at"),
 )
 _DEVICE_NAME = devices.c.sku + sa.literal("/") + sa.cast(devices.c.qid, sa.Text)
 

@@ -19,19 +19,23 @@ from qeff_engine.errors import FailureClass
 
 def expired(connection: sa.Connection) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) whose lease is over."""
-    rows = connection.execute(
-        sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == literal("running"), attempts.c.lease_until < now(connection))
-        .order_by(attempts.c.job_id)
-    )
-    return [(row.job_id, row.number) for row in rows]
+    return _running(connection, attempts.c.lease_until < now(connection))
+
+
+def overdue(connection: sa.Connection, *, grace_s: float) -> list[tuple[int, int]]:
+    """Running attempts (job, attempt) whose node did not end them though their time was over ``grace_s`` ago."""
+    return _running(connection, attempts.c.run_until < now(connection) - grace_s)
 
 
 def running_on(connection: sa.Connection, *, node_id: int) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) of a node."""
+    return _running(connection, attempts.c.node_id == node_id)
+
+
+def _running(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[tuple[int, int]]:
     rows = connection.execute(
         sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == literal("running"), attempts.c.node_id == node_id)
+        .where(attempts.c.state == literal("running"), condition)
         .order_by(attempts.c.job_id)
     )
     return [(row.job_id, row.number) for row in rows]
@@ -57,10 +61,46 @@ def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, t
     Raises:
         StaleTransition: the attempt ended meanwhile, or the term is over.
     """
+    return _take(
+        connection,
+        job_id,
+        attempt,
+        "lose",
+        failure=Failure(failure_class=FailureClass.WORKER_LOST, message=reason),
+        term=term,
+    )
+
+
+def overrun(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, term: int | None) -> JobState:
+    """An attempt goes on though its time is over: as :func:`lose`, but as a timeout.
+
+    Raises:
+        StaleTransition: the attempt ended meanwhile, or the term is over.
+    """
+    return _take(
+        connection,
+        job_id,
+        attempt,
+        "overrun",
+        failure=Failure(failure_class=FailureClass.TIMEOUT, message=reason),
+        term=term,
+    )
+
+
+def _take(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    name: str,
+    *,
+    failure: Failure,
+    term: int | None,
+) -> JobState:
+    """Take an attempt from its node. What is left of it there is for its host to end, and to confirm."""
     leadership.require_term(connection, term)
     hold_graph(connection)
     at = now(connection)
-    failure = Failure(failure_class=FailureClass.WORKER_LOST, message=reason)
+    reason = failure.message
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == job_id).with_for_update()
     ).one()
@@ -69,7 +109,7 @@ def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, t
     if job.cancel_requested:
         name, target, values = "cancel", JobState.CANCELLED, {}
     else:
-        name, target = "lose", JobState.READY if again else JobState.FAILED
+        target = JobState.READY if again else JobState.FAILED
     source = JobState.RUNNING
     move(connection, job_id, name, source=source, target=target, reason=reason, at=at, attempt=attempt, values=values)
     node_side.end_attempt(connection, job_id, attempt, state="lost", usage=Usage(), at=at, failure=failure)

@@ -50,6 +50,8 @@ class Claim:
     Attributes:
         inputs: artifact digest by input name.
         grants: cores held; empty for a stage that holds a host slot.
+        run_limit_s: how long it may run; None for as long as it takes.
+        left_s: until the deadline of the whole; None when there is none.
     """
 
     job_id: int
@@ -61,6 +63,23 @@ class Claim:
     priority: int
     inputs: dict[str, str]
     grants: tuple[Grant, ...]
+    run_limit_s: float | None = None
+    left_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a user allows the jobs of a submission; None for no limit of the user's.
+
+    Attributes:
+        wait_limit_s: how long each may wait for a place.
+        run_limit_s: how long each attempt may run.
+        deadline_s: how long the whole may take, from now.
+    """
+
+    wait_limit_s: float | None = None
+    run_limit_s: float | None = None
+    deadline_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from qeff_engine import actions
 
 _logger = logging.getLogger(__name__)
 
-ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE = 200, 500, 500
+ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE, EXPIRE_AT_ONCE = 200, 500, 500, 500
 _LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
 _RENEW_S = 1.0
 _ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
@@ -56,6 +56,7 @@ class Counts:
     admitted: int = 0
     lost: int = 0
     given_back: int = 0
+    expired: int = 0
     placed: int = 0
     sent: int = 0
 
@@ -82,21 +83,25 @@ def tick(
         term: of this leader.
         sender: where messages go; None while the broker is away.
         full: also do what time alone brings about: leases that end, messages to send again, reasons to write down.
-        reap: whether leases that are over are taken; False right after the database was away, when nobody could renew.
+        reap: whether clocks that have run out count; False right after the database was away, when nobody could renew.
 
     Raises:
         BrokerDown: the broker took nothing; all else of the round is done.
         StaleTransition: the term is over.
     """
     max_age_s = node_max_age_s(settings)
-    lost = maintenance.reap(database, term=term) if full and reap else 0
-    given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s, term=term) if full else 0
+    lost = given_back = expired = 0
+    if full and reap:
+        lost = maintenance.reap(database, term=term)
+        lost += maintenance.end_overdue(database, grace_s=settings.lease_s, term=term)
+        given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s, term=term)
+        expired = maintenance.expire(database, limit=EXPIRE_AT_ONCE, term=term)
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
     admitted = admit(database, term=term, max_age_s=max_age_s)
     placed = place(database, term=term, max_age_s=max_age_s, explain=full)
     sent = send(database, sender=sender, term=term) if sender is not None else 0
-    return Counts(admitted=admitted, lost=lost, given_back=given_back, placed=placed, sent=sent)
+    return Counts(admitted=admitted, lost=lost, given_back=given_back, expired=expired, placed=placed, sent=sent)
 
 
 def node_max_age_s(settings: Settings) -> float:
@@ -143,15 +148,22 @@ def place(database: Database, *, term: int | None, max_age_s: float, explain: bo
     with database.write() as connection:
         placed = admission.enqueue_all(connection, decided.assignments, term=term)
         if explain:
-            admission.explain(connection, {job_id: found.reason for job_id, found in decided.waiting.items()})
+            reasons = {job_id: found.reason for job_id, found in decided.waiting.items()}
+            admission.explain(connection, reasons, term=term)
     return len(placed)
 
 
 def send(database: Database, *, sender: Sending, term: int | None) -> int:
-    """Hand messages of the outbox to the broker. One that is sent and not yet forgotten may be sent again."""
+    """Hand messages of the outbox to the broker. One that is sent and not yet forgotten may be sent again.
+
+    Raises:
+        BrokerDown: the broker took nothing.
+        StaleTransition: the term is over.
+    """
     count = 0
     while True:
         with database.read() as connection:
+            leadership.require_term(connection, term)
             messages = outbox.take_outbox(connection, limit=SEND_AT_ONCE)
         if not messages:
             return count

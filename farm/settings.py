@@ -10,9 +10,18 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from farm import durations
 
 # The longest path of a unix socket is 108 bytes with its final zero (sockaddr_un).
 _MAX_SOCKET_PATH_BYTES = 100
+
+# A checkpoint of 100s of GB comes over the network in an hour or two; quantizing and compiling the largest models takes
+# half a day.
+RUN_LIMITS_S = MappingProxyType(
+    {"resolve": 6 * 3600.0, "quantize": 24 * 3600.0, "export": 6 * 3600.0, "compile": 24 * 3600.0, "run": 6 * 3600.0}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,9 @@ class Settings:
         queued_resend_s: after how long an unclaimed message is sent again.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
+        run_limits_s: by stage, how long an attempt may run whose submission says nothing; a stage that is not there has
+            no limit. Far above what stages take, for it is there for what hangs: only then is an attempt that still
+            renews its lease ended.
     """
 
     home: Path
@@ -46,6 +58,7 @@ class Settings:
     queued_resend_s: float = 10.0
     cancel_grace_s: float = 1.0
     cancel_poll_s: float = 0.5
+    run_limits_s: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RUN_LIMITS_S))
 
     @property
     def run_dir(self) -> Path:
@@ -90,7 +103,14 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
+        run_limits_s=_run_limits(environ.get("FARM_RUN_LIMITS") or ""),
     )
+
+
+def _run_limits(text: str) -> dict[str, float]:
+    """The limits of ``FARM_RUN_LIMITS``, such as ``compile=36h,run=none``, over those that hold without it."""
+    named = durations.parse_by_name(text, names=frozenset(RUN_LIMITS_S))
+    return {stage: limit_s for stage, limit_s in {**RUN_LIMITS_S, **named}.items() if limit_s is not None}
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
@@ -107,6 +127,10 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
+        "FARM_RUN_LIMITS": ",".join(
+            f"{stage}={settings.run_limits_s[stage]!r}s" if stage in settings.run_limits_s else f"{stage}=none"
+            for stage in RUN_LIMITS_S
+        ),
     }
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)

@@ -40,17 +40,22 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
         (W, "fail", F),  # the action is known to fail, or the leader failed for good
         (W, "block", B),
         (W, "cancel", N),
+        (W, "expire", F),  # the deadline of the whole has passed
         (R, "enqueue", Q),
         (R, "cancel", N),
+        (R, "expire", F),  # that deadline, or the limit of waiting for a place
         (Q, "claim", X),
         (Q, "give_back", R),  # no capacity at claim, node gone, or placed elsewhere
         (Q, "cancel", N),
+        (Q, "expire", F),
         (X, "succeed", S),
         (X, "fail", F),
         (X, "retry_later", R),
         (X, "interrupt", R),  # the node is shutting down: not the job's fault
         (X, "lose", R),
         (X, "lose", F),  # lost too often
+        (X, "overrun", R),  # its node did not end it when its running limit was over
+        (X, "overrun", F),  # that, too often
         (X, "cancel", N),
         (F, "retry", W),
         (N, "retry", W),

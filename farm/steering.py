@@ -127,6 +127,10 @@ def resume(connection: sa.Connection, submission_id: int) -> bool:
     mine = sa.update(submissions).where(submissions.c.id == submission_id)
     connection.execute(mine.values(paused_at=None, paused_by=None))
     holds.of_submission(connection, submission_id)
+    at = now(connection)
+    # The clock of waiting for a place counts from the last of several times; a pause is no waiting.
+    limited = jobs.c.submission_id == submission_id, jobs.c.wait_limit_s.is_not(None), jobs.c.not_before < at
+    connection.execute(sa.update(jobs).where(*limited, jobs.c.finished_at.is_(None)).values(not_before=at))
     return found.paused_at is not None
 
 

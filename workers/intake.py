@@ -77,7 +77,11 @@ class Intake:
         try:
             with self._place.database.write() as connection:
                 found = claims.claim_all(
-                    connection, keys, node_id=self._place.node_id, lease_s=self._place.settings.lease_s
+                    connection,
+                    keys,
+                    node_id=self._place.node_id,
+                    lease_s=self._place.settings.lease_s,
+                    run_limits_s=self._place.settings.run_limits_s,
                 )
         except sqlalchemy.exc.DBAPIError as error:
             # The scheduler sends again what nobody has claimed for a while.

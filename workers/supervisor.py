@@ -27,7 +27,7 @@ from qeff_engine.errors import FailureClass
 from workers import bridge, outcome, stage_process
 from workers.forks import Child
 from workers.groups import Group
-from workers.lease import Lease, Verdict
+from workers.lease import Lease, RunningTime, Verdict
 from workers.outcome import Ending, Outcome
 from workers.stage_process import Order
 from workers.steering import Asked
@@ -46,16 +46,17 @@ def carry_out(workplace: Workplace, claim: Claim, since: float) -> None:
         workplace.database, settings=workplace.settings, job_id=claim.job_id, attempt=claim.attempt, since=since
     )
     with workplace.steering.attempt(claim.job_id, claim.attempt) as asked:
-        Attempt(workplace, claim=claim, lease=lease, asked=asked).run()
+        Attempt(workplace, claim=claim, lease=lease, asked=asked, since=since).run()
 
 
 class Attempt:
     """A claimed attempt."""
 
-    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease, asked: Asked) -> None:
+    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease, asked: Asked, since: float) -> None:
         self._place = workplace
         self._claim = claim
         self._lease = lease
+        self._time = RunningTime(run_limit_s=claim.run_limit_s, left_s=claim.left_s, since=since)
         self._asked = asked
         self._unread = b""
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
@@ -95,6 +96,7 @@ class Attempt:
             ended = self._asked_to_end()
             if ended is not None and future.cancel():
                 return ended
+        self._time.start()
         try:
             return future.result()
         except (OSError, EOFError) as error:
@@ -107,7 +109,7 @@ class Attempt:
             for descriptor in (channel, child.sentinel, self._place.stopping.fileno(), self._asked.fileno()):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
-                ready = {key.fd for key, _ in selector.select(self._lease.due_in())}
+                ready = {key.fd for key, _ in selector.select(self._time.shorter(self._lease.due_in()))}
                 if channel in ready and not self._listen(channel):
                     selector.unregister(channel)
                 if child.sentinel in ready:
@@ -123,9 +125,13 @@ class Attempt:
             return Outcome(ending=Ending.CANCELLED if wish.cancel else Ending.INTERRUPTED, message=wish.reason)
         if self._place.stopping.is_set():
             return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
+        if self._time.over:
+            return outcome.failed(FailureClass.TIMEOUT, self._time.words)
         if group is not None and self._lease.due_in() == 0:
             self._sample(group)
-        verdict = self._lease.renew_when_due(progress=self._progress, fraction=self._fraction)
+        verdict = self._lease.renew_when_due(
+            progress=self._progress, fraction=self._fraction, run_left_s=self._time.left_s
+        )
         if verdict is Verdict.CANCEL:
             return Outcome(ending=Ending.CANCELLED, message="A user cancelled it.")
         if verdict is Verdict.LOST:
@@ -138,7 +144,7 @@ class Attempt:
             child.group.end(grace_s=self._place.settings.cancel_grace_s)
         child.group.kill()
         ended = self._ended(child)
-        if asked.ending is Ending.INTERRUPTED and ended.ending is Ending.SUCCEEDED:
+        if asked.ending in (Ending.INTERRUPTED, Ending.FAILED) and ended.ending is Ending.SUCCEEDED:
             return ended  # it was done already
         return dataclasses.replace(
             asked, exit_code=ended.exit_code, cpu_s=ended.cpu_s, peak_rss_bytes=ended.peak_rss_bytes

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from farm import durations
 from farm.cli import _ids, _words
 from farm.cli._context import Context
 
@@ -93,6 +94,7 @@ def _print_submission(context: Context, found: dict[str, Any]) -> None:
             "owner": submission.owner,
             "priority": str(submission.priority),
             "labels": ", ".join(f"{key}={value}" for key, value in submission.labels.items()),
+            "deadline": _words.moment(submission.deadline_at),
             "created": _words.moment(submission.created_at),
             "ended": _words.moment(submission.finished_at),
         },
@@ -124,6 +126,7 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
             "state": f"{job.state}: {job.reason}" if job.reason else str(job.state),
             "failure": f"{job.failure_class}: {job.failure_message}" if job.failure_class else "",
             "wants": f"{job.num_cores} cores of {_words.plural(job.num_devices, 'device')}" if job.num_cores else "",
+            "limits": _limits(job),
             "inputs": ", ".join(f"{name} of j{parent}" for name, parent in found["inputs"].items()),
             "artifact": job.artifact or "",
             "made by": f"j{producer}" if producer not in (None, job.id) else "",
@@ -147,6 +150,18 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
         for event in found["events"]
     ]
     context.out.table(("at", "transition", "states", "reason"), events)
+
+
+def _limits(job: queries.Job) -> str:
+    """What the submission allows the job, in words."""
+    words = [
+        f"{durations.words(limit_s)} {what}"
+        for limit_s, what in ((job.wait_limit_s, "of waiting for a place"), (job.run_limit_s, "of running"))
+        if limit_s is not None
+    ]
+    if job.deadline_at is not None:
+        words.append(f"deadline {_words.moment(job.deadline_at)}")
+    return ", ".join(words)
 
 
 def _attempt(attempt: queries.Attempt) -> tuple[str, ...]:

@@ -107,6 +107,8 @@ jobs = sa.Table(
     partial_index("ix_jobs_admissible", "id", where="state = 'waiting' AND remaining = 0 AND leader_id IS NULL"),
     partial_index("ix_jobs_queued", "queued_at", where="state = 'queued'"),
     partial_index("ix_jobs_leader_id", "leader_id", where="leader_id IS NOT NULL"),
+    partial_index("ix_jobs_deadline_at", "deadline_at", where="finished_at IS NULL AND deadline_at IS NOT NULL"),
+    partial_index("ix_jobs_wait_limit_s", "id", where="state = 'ready' AND wait_limit_s IS NOT NULL"),
     partial_index("ix_jobs_unfinished_plan_key", "plan_key", where="finished_at IS NULL"),
 )
 

@@ -20,6 +20,11 @@ _CHECKED = (
     ("jobs", "held", "INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_jobs_held CHECK (held IN (0, 1))"),
 )
 
+_INDEXES = (
+    ("ix_jobs_deadline_at", "deadline_at", "finished_at IS NULL AND deadline_at IS NOT NULL"),
+    ("ix_jobs_wait_limit_s", "id", "state = 'ready' AND wait_limit_s IS NOT NULL"),
+)
+
 
 def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
     """By table, the columns without a CHECK."""
@@ -104,6 +109,8 @@ def upgrade() -> None:
     for table, name, definition in _CHECKED:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
     _index_ready_jobs(also=" AND held = 0")
+    for name, column, where in _INDEXES:
+        op.create_index(name, "jobs", [column], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
     op.execute("UPDATE jobs SET owner = (SELECT owner FROM submissions WHERE submissions.id = jobs.submission_id)")
     op.create_table(
         "owners",
@@ -127,6 +134,8 @@ def downgrade() -> None:
     op.drop_table("history")
     op.drop_table("owners")
     _index_ready_jobs(also="")
+    for name, *_ in _INDEXES:
+        op.drop_index(name, "jobs")
     for table, name, _ in reversed(_CHECKED):
         op.drop_column(table, name)
     for table, columns in reversed(_columns().items()):

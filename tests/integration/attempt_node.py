@@ -166,8 +166,13 @@ def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
     """Claim a queued attempt and carry it out; nothing when it is not due or has no room."""
     since = time.monotonic()
     with workplace.database.write() as connection:
-        lease_s = workplace.settings.lease_s
-        found = claims.claim_all(connection, [(job_id, attempt)], node_id=workplace.node_id, lease_s=lease_s)
+        found = claims.claim_all(
+            connection,
+            [(job_id, attempt)],
+            node_id=workplace.node_id,
+            lease_s=workplace.settings.lease_s,
+            run_limits_s=workplace.settings.run_limits_s,
+        )
     for claim in found.taken:
         carry_out(workplace, claim, since)
 

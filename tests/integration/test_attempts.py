@@ -199,6 +199,20 @@ def test_a_lost_lease_ends_the_stage_and_frees_the_draining_cores(node: AttemptN
     assert [attempt.state for attempt in node.attempts(job_id)] == ["lost"]
 
 
+def test_an_attempt_whose_time_is_over_is_ended_and_is_a_timeout(tmp_path: Path) -> None:
+    with attempt_node(tmp_path, run_limits_s={"run": 0.5}) as node:
+        pids_file = tmp_path / "pids"
+        job_id = run_job(node, f"tool={pids_file}")
+        with node.running(job_id, until=pids_file) as said:
+            pass
+        assert alive(*map(int, said.split())) == []
+        (attempt,) = node.attempts(job_id)
+        assert (attempt.state, attempt.failure_class) == ("failed", "timeout")
+        assert attempt.message == "It ran longer than its running limit of 0.5s."
+        assert node.job(job_id).state is JobState.READY
+        assert node.held() == (0, 0)
+
+
 class _Away(Database):
     """A database that does not answer while ``away``."""
 

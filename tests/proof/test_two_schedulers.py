@@ -89,5 +89,6 @@ def test_it_takes_no_queued_job_from_its_node(empty_url: str) -> None:
         term = lead(database, holder="next")
         with database.read() as connection:
             assert devices.live_nodes(connection, max_age_s=_LEASE_S) == []
-        assert maintenance.give_back_stranded(database, max_age_s=_LEASE_S, term=late_term) == 0
+        with pytest.raises(StaleTransition, match="Term 1 is over"):
+            maintenance.give_back_stranded(database, max_age_s=_LEASE_S, term=late_term)
         assert maintenance.give_back_stranded(database, max_age_s=_LEASE_S, term=term) == 1
