@@ -6,17 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
 # No test fails for the machine being busy.
 settings.register_profile("farm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("farm")
-
-# A machine that does other things meanwhile is no fault of the code.
-hypothesis.settings.register_profile("farm", deadline=None)
-hypothesis.settings.load_profile("farm")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from farm.models import core_leases, devices, host_leases, hosts, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import Claim
 from qeff_engine.spec import Stage
-from tests import claimants, farm_books
+from tests import claimants
+from tests.proof import invariants
 
 
 def runs(*, num_jobs: int, num_cores: int, num_devices: int = 1) -> Plan:
@@ -95,7 +96,7 @@ def test_processes_take_pairs_of_devices_all_or_none_without_waiting_for_each_ot
         for device, number in zip(host.device_ids, (16, 16, 14), strict=True)
     }
     assert sum(number >= 5 for number in free.values()) < 2, "two devices had room, and a job was refused"
-    farm_books.check(each_database)
+    invariants.check(each_database)
 
 
 def test_the_cores_of_all_devices_drain_and_come_back_together(each_database: Database) -> None:
@@ -169,7 +170,7 @@ def test_an_exclusive_run_has_its_device_alone(each_database: Database) -> None:
     (late,) = ready_jobs(each_database, runs(num_jobs=1, num_cores=1))
     with pytest.raises(NoCapacity, match="Device 0 has 0 cores free"):
         testing.claim(each_database, late, node_id=host.device_nodes[0])
-    farm_books.check(each_database)
+    invariants.check(each_database)
 
 
 def test_processes_never_reserve_more_memory_than_a_host_has(each_database: Database) -> None:
@@ -181,7 +182,7 @@ def test_processes_never_reserve_more_memory_than_a_host_has(each_database: Data
     with each_database.read() as connection:
         assert list(connection.scalars(sa.select(host_leases.c.ram_bytes))) == [4 << 30] * 3
         assert set(connection.scalars(sa.select(tries.c.ram_bytes))) == {4 << 30}
-    farm_books.check(each_database)
+    invariants.check(each_database)
 
 
 def test_a_stage_that_wants_more_memory_than_the_host_has_runs_alone(each_database: Database) -> None:

@@ -19,7 +19,7 @@ from farm.models import jobs as job_rows
 from farm.records import Claim, Message, Usage
 from farm.states import FINAL, JobState
 from qeff_engine.errors import FailureClass
-from tests import farm_books
+from tests.proof import invariants
 
 REQUESTS = 25  # of each user
 USERS, NODES = 2, 4
@@ -136,7 +136,7 @@ def test_users_scheduler_and_nodes_at_once(each_database: Database) -> None:
     for other in others:
         other.result()
     assert stuck == 0
-    farm_books.check(each_database)
+    invariants.check(each_database)
     with each_database.read() as connection:
         found = set(connection.scalars(sa.select(job_rows.c.state).distinct()))
     assert JobState.SUCCEEDED in found

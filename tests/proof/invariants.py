@@ -1,0 +1,246 @@
+"""What must be true of a farm's tables at any time, whatever has happened. Judged on a snapshot, without SQL."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from farm import models
+from farm.artifacts import Store
+from farm.db import Database
+from farm.states import DONE, FINAL, LIVE, TRANSITIONS, JobState
+from tests.proof import snapshot
+from tests.proof.snapshot import Snapshot
+
+# How an attempt stands after the transition of its job that ended it. A new transition from `running` belongs here.
+ENDS_AS: Mapping[str, frozenset[str]] = {
+    "succeed": frozenset({"succeeded"}),
+    "fail": frozenset({"failed"}),
+    "retry_later": frozenset({"failed"}),
+    "interrupt": frozenset({"interrupted"}),
+    "lose": frozenset({"lost"}),
+    "cancel": frozenset({"cancelled", "lost"}),  # lost after a user had asked it to stop
+}
+_UNDONE = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED})
+_FUTURE = frozenset({"forecast_at", "deadline_at", "expires_at"})  # times that may be later than now
+
+
+def check(database: Database, *, store: Store | None = None, now: float | None = None) -> None:
+    """Assert that the tables of a farm agree with each other, see :func:`check_rows`."""
+    check_rows(snapshot.take(database), store=store, now=now)
+
+
+def check_rows(rows: Snapshot, *, store: Store | None = None, now: float | None = None) -> None:
+    """Assert that the rows of a farm agree with each other.
+
+    Args:
+        rows: all of them.
+        store: where the artifacts' bytes must be; None when there are none.
+        now: the database's time; None when that is nobody's but its own.
+    """
+    jobs = {row.id: row for row in rows[models.jobs]}
+    for law in LAWS:
+        law(rows, jobs)
+    if store is not None:
+        artifacts_have_their_bytes(rows, store=store)
+    if now is not None:
+        times_are_the_databases(rows, now=now)
+
+
+def one_attempt_runs_for_each_running_job(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """And none for any other."""
+    running = sorted((row.job_id, row.number) for row in rows[models.attempts] if row.state == "running")
+    assert running == [(row.id, row.attempt) for row in jobs.values() if row.state == "running"]
+
+
+def cores_belong_to_who_runs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """A running attempt has the cores that it was granted, a lost one may have them draining, nobody else has any."""
+    tries = {(row.job_id, row.number): row for row in rows[models.attempts]}
+    usable: dict[int, set[int]] = collections.defaultdict(set)
+    for core in rows[models.cores]:
+        usable[core.device_id].add(core.number)
+    held: dict[tuple[int, int], dict[int, set[int]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+    holders: dict[int, set[tuple[int, int]]] = collections.defaultdict(set)
+    for lease in rows[models.core_leases]:
+        key = (lease.job_id, lease.attempt)
+        assert lease.core in usable[lease.device_id], lease
+        assert lease.core not in held[key][lease.device_id], lease
+        held[key][lease.device_id].add(lease.core)
+        holders[lease.device_id].add(key)
+        assert tries[key].state == {"held": "running", "draining": "lost"}[lease.state], (lease, tries[key])
+    for key, row in tries.items():
+        job = jobs[key[0]]
+        if row.state == "running" and job.num_cores:
+            granted = {grant["device_id"]: set(grant["cores"]) for grant in row.placed_on}
+            assert held[key] == granted, row
+            assert len(granted) == max(1, job.num_devices), row
+        for device_id, cores in held.get(key, {}).items():
+            assert cores == usable[device_id] if job.exclusive else len(cores) == job.num_cores, (row, job)
+            assert not job.exclusive or holders[device_id] == {key}, (row, holders[device_id])
+
+
+def slots_belong_to_who_runs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """A running attempt without cores has one slot of its host, and all together have no more memory than there is."""
+    tries = {(row.job_id, row.number): row for row in rows[models.attempts]}
+    hosts = {row.id: row for row in rows[models.hosts]}
+    reserved: collections.Counter[int] = collections.Counter()
+    for lease in rows[models.host_leases]:
+        assert 0 <= lease.slot < hosts[lease.host_id].num_slots, lease
+        reserved[lease.host_id] += lease.ram_bytes
+    held = sorted((row.job_id, row.attempt) for row in rows[models.host_leases])
+    assert held == [key for key, row in tries.items() if row.state == "running" and not jobs[key[0]].num_cores]
+    for host_id, ram_bytes in reserved.items():
+        assert ram_bytes <= hosts[host_id].ram_bytes, hosts[host_id]
+
+
+def inputs_are_counted(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """``remaining`` is the number of inputs that are not done, and who waits has no input that cannot be done."""
+    inputs: dict[int, list[JobState]] = collections.defaultdict(list)
+    for edge in rows[models.edges]:
+        inputs[edge.child_id].append(JobState(jobs[edge.parent_id].state))
+    for row in jobs.values():
+        assert row.remaining == sum(state not in DONE for state in inputs[row.id]), row
+        assert row.state not in LIVE | DONE or row.remaining == 0, row
+        assert row.state != "waiting" or not _UNDONE & set(inputs[row.id]), row
+        assert row.state != "blocked" or _UNDONE & set(inputs[row.id]), row
+
+
+def followers_follow_the_living(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """A leader is live, has the same key, and is as urgent as whoever waits for it."""
+    for row in jobs.values():
+        if row.leader_id is not None:
+            leader = jobs[row.leader_id]
+            assert row.state == "waiting", row
+            assert leader.state in LIVE, (row, leader)
+            assert leader.action_key == row.action_key, (row, leader)
+            assert leader.priority >= row.priority, (row, leader)
+        assert not row.cancel_requested or row.state in ("running", "cancelled"), row
+
+
+def the_paused_are_held(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """A job that has not ended is held if its submission is paused and nobody who is not held waits for it."""
+    paused = {row.id for row in rows[models.submissions] if row.paused_at is not None}
+    wanted = {row.leader_id for row in jobs.values() if row.leader_id is not None and not row.held}
+    for row in jobs.values():
+        if row.state not in FINAL:
+            held = row.id not in wanted and (row.unsubscribed or row.submission_id in paused)
+            assert bool(row.held) == held, row
+            assert not held or row.state != "queued", row
+
+
+def work_is_done_once(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """One action succeeds once unless somebody wanted it anew, and what is known of it is what it gave."""
+    known = {row.action_key: row for row in rows[models.actions]}
+    done = [row for row in jobs.values() if row.state in DONE]
+    fresh = collections.Counter(row.action_key for row in done if row.state == "succeeded" and not row.skip_cache)
+    assert all(number == 1 for number in fresh.values()), fresh
+    digests = {row.digest for row in rows[models.artifacts]}
+    for row in done:
+        assert row.artifact in digests, row
+        assert row.action_key in known, row
+    live = collections.Counter(row.action_key for row in jobs.values() if row.state in LIVE)
+    assert all(number == 1 for number in live.values()), live
+
+
+def every_change_has_its_event(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """The events of a job are a legal way from its submission to where it stands, and as old as its times say."""
+    state: dict[int, str] = {}
+    last: dict[int, Any] = {}
+    for event in rows[models.events]:
+        if event.job_id in last:
+            assert state[event.job_id] == event.from_state, event
+            assert (JobState(event.from_state), event.transition, JobState(event.to_state)) in TRANSITIONS, event
+            assert event.attempt >= last[event.job_id].attempt, event
+        else:
+            assert (event.transition, event.to_state) == ("submit", "waiting"), event
+        state[event.job_id] = event.to_state
+        last[event.job_id] = event
+    assert state == {row.id: row.state for row in jobs.values()}
+    for row in jobs.values():
+        assert last[row.id].attempt == row.attempt, row
+        assert row.finished_at == (last[row.id].at if JobState(row.state) in FINAL else None), row
+
+
+def attempts_are_what_events_tell(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """Each attempt was claimed once and ended once, as it says; the last explains the job's end if it ran then."""
+    by_job = {job_id: list(found) for job_id, found in itertools.groupby(rows[models.attempts], lambda row: row.job_id)}
+    claimed: dict[int, list[int]] = collections.defaultdict(list)
+    ended: dict[tuple[int, int], Any] = {}
+    last: dict[int, Any] = {}
+    for event in rows[models.events]:
+        if event.transition == "claim":
+            claimed[event.job_id].append(event.attempt)
+        elif event.from_state == "running" and event.to_state != "running":
+            assert (event.job_id, event.attempt) not in ended, event
+            ended[event.job_id, event.attempt] = event
+        last[event.job_id] = event
+    assert {job_id: [row.number for row in found] for job_id, found in by_job.items()} == claimed
+    for row in rows[models.attempts]:
+        if row.state == "running":
+            assert (row.job_id, row.number) not in ended, row
+        else:
+            event = ended[row.job_id, row.number]
+            assert row.state in ENDS_AS[event.transition], (row, event)
+            assert row.finished_at == event.at, (row, event)
+    assert len(ended) == sum(row.state != "running" for row in rows[models.attempts])
+    for row in jobs.values():
+        if row.state in FINAL:
+            _check_explanation(row, last=last[row.id], tries=by_job.get(row.id, []))
+
+
+def _check_explanation(row: Any, *, last: Any, tries: list[Any]) -> None:
+    """A job that ended while it ran ended as its last attempt did; any other has no attempt to thank for it."""
+    ran = last.from_state == "running"
+    final = [one for one in tries if one.number == row.attempt]
+    assert ran or row.state != "succeeded", row
+    assert not ran or row.state in ("succeeded", "failed", "cancelled"), row
+    assert not ran or len(final) == 1, (row, tries)
+    assert sum(one.state == "succeeded" for one in tries) == (row.state == "succeeded"), (row, tries)
+    if row.state == "failed":
+        assert row.failure_class, row
+        assert not ran or final[0].failure_class == row.failure_class, (row, final)
+
+
+def messages_are_of_known_jobs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """A message in the outbox tells of an attempt that was placed; a late one may be of the past."""
+    for message in rows[models.outbox]:
+        assert 1 <= message.attempt <= jobs[message.job_id].attempt, message
+
+
+def artifacts_have_their_bytes(rows: Snapshot, *, store: Store) -> None:
+    """Each artifact's files are there, as they were published."""
+    for row in rows[models.artifacts]:
+        tree: Path = store.path(row.digest)
+        files = [path for path in tree.rglob("*") if path.is_file()]
+        assert (len(files), sum(path.stat().st_size for path in files)) == (row.num_files, row.num_bytes)
+
+
+def times_are_the_databases(rows: Snapshot, *, now: float) -> None:
+    """Nothing happened in the future or before what it follows: no host's own clock has come into a row."""
+    latest: dict[int, float] = {}
+    for event in rows[models.events]:
+        assert event.at >= latest.get(event.job_id, 0.0), event
+        latest[event.job_id] = event.at
+    for table in snapshot.TABLES:
+        columns = [column.name for column in table.c if column.name.endswith("_at") and column.name not in _FUTURE]
+        for row in rows[table]:
+            for column in columns:
+                value = getattr(row, column)
+                assert value is None or value <= now, (table.name, column, row)
+
+
+LAWS: tuple[Callable[[Snapshot, Mapping[int, Any]], None], ...] = (
+    one_attempt_runs_for_each_running_job,
+    cores_belong_to_who_runs,
+    slots_belong_to_who_runs,
+    inputs_are_counted,
+    followers_follow_the_living,
+    the_paused_are_held,
+    work_is_done_once,
+    every_change_has_its_event,
+    attempts_are_what_events_tell,
+    messages_are_of_known_jobs,
+)
