@@ -17,19 +17,18 @@ checkpoint of the user's is never copied and never changed. Rows about artifacts
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from farm import verification
 from farm.errors import DamagedArtifact, StorageFault
-from farm.manifest import DigestCache, FileEntry, Look, Manifest, names, read_json, survey, write_atomically
+from farm.manifest import Blob, DigestCache, Manifest, survey, write_atomically
 from farm.records import ArtifactRecord
 
 REREAD_AFTER_S = 30 * 86400.0  # a disk may spoil a file without changing its look
@@ -37,7 +36,6 @@ REREAD_AFTER_S = 30 * 86400.0  # a disk may spoil a file without changing its lo
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 
 
 class Store:
@@ -84,7 +82,7 @@ class Store:
             with self.faults("write"):
                 manifest, looks = survey(tree, cache=self._digests, durable=True)
                 write_atomically(wrapper / "manifest.json", manifest.to_json())
-                _write_looks(wrapper, looks, read_at=time.time())
+                verification.write_looks(wrapper, looks, read_at=time.time())
                 _seal(tree)
                 self._install(wrapper, digest=manifest.digest)
         finally:
@@ -137,19 +135,63 @@ class Store:
                 digest=digest,
             )
         limit_s = self._reread_after_s if reread_after_s is None else reread_after_s
-        manifest = self._manifest(wrapper, digest=digest)
-        self._compare(wrapper, manifest=manifest, digest=digest, since=time.time() - limit_s)
-        return manifest
+        return verification.verify(wrapper, digest=digest, digests=self._digests, since=time.time() - limit_s)
 
-    def clear_tmp(self) -> int:
-        """Delete all trees in the making and return how many: only for when no stage of this store runs."""
+    def digests(self) -> Iterator[str]:
+        """The artifacts that are there, sound or not."""
+        if self._objects.is_dir():
+            for folder in sorted(self._objects.iterdir()):
+                yield from sorted(path.name for path in folder.iterdir() if _DIGEST.fullmatch(path.name))
+
+    def blobs(self, digest: str) -> Iterator[Blob]:
+        """The bytes that an artifact's files name, an entry per file."""
+        for folder, _, files in os.walk(self._object(digest) / "tree"):
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    status = Path(folder, name).stat(follow_symlinks=False)
+                    inode = f"{status.st_dev:x}-{status.st_ino:x}"
+                    yield Blob(id=inode, num_bytes=status.st_size, num_names=status.st_nlink)
+
+    def touched_at(self, digest: str) -> float:
+        """When an artifact was last published, in seconds since the epoch by the disk's clock; 0 if it is not there."""
+        try:
+            return self._object(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def remove(self, digest: str, *, untouched_since: float, confirmed: Callable[[], bool] = lambda: True) -> bool:
+        """Delete an artifact unless it was published after a time; whether it is gone.
+
+        Args:
+            digest: the artifact.
+            untouched_since: by the disk's clock.
+            confirmed: asked while nobody can publish it: whether it is still to go.
+
+        Raises:
+            StorageFault: the store is read-only.
+        """
+        wrapper = self._object(digest)
         with self.faults("delete from"):
-            if not self._tmp.is_dir():
-                return 0
-            leftovers = [Path(entry.path) for entry in os.scandir(self._tmp)]
-            for leftover in leftovers:
-                remove_tree(leftover)
-        return len(leftovers)
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            with self.lock(digest):
+                touched_at = self.touched_at(digest)
+                if not touched_at:
+                    return True
+                if touched_at > untouched_since or not confirmed():
+                    return False
+                grave = Path(tempfile.mkdtemp(prefix="removed-", dir=self._tmp))
+                wrapper.rename(grave / "object")
+            remove_tree(grave)
+        return True
+
+    def set_aside(self, digest: str) -> None:
+        """Take an artifact out of its place, so that a new one can go there.
+
+        Raises:
+            StorageFault: the store is read-only.
+        """
+        with self.faults("move in"), self.lock(digest):
+            self._set_aside(self._object(digest))
 
     @contextlib.contextmanager
     def lock(self, digest: str) -> Iterator[None]:
@@ -211,68 +253,6 @@ class Store:
         self._damaged.mkdir(parents=True, exist_ok=True)
         target.rename(self._damaged / f"{target.name}.{time.time_ns():x}")
 
-    def _manifest(self, wrapper: Path, *, digest: str) -> Manifest:
-        try:
-            manifest = Manifest.from_json((wrapper / "manifest.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError) as error:
-            raise _damaged(digest, f"has no readable manifest ({error})") from error
-        if manifest.digest != digest:
-            raise _damaged(digest, "has another artifact's manifest")
-        return manifest
-
-    def _compare(self, wrapper: Path, *, manifest: Manifest, digest: str, since: float) -> None:
-        """Raise :class:`DamagedArtifact` unless every file is as published; remember how those read again look."""
-        looks, read_at = _read_looks(wrapper)
-        if not looks or not since <= read_at <= time.time():
-            looks, read_at = {}, time.time()
-        self._compare_names(wrapper / "tree", manifest=manifest, digest=digest)
-        changed = False
-        for entry in manifest.files:
-            look = self._compare_file(wrapper / "tree", entry, known=looks.get(entry.path), digest=digest, since=since)
-            changed = changed or look != looks.get(entry.path)
-            looks[entry.path] = look
-        if changed:
-            with contextlib.suppress(OSError):  # a store that is read-only by now can still be read
-                _write_looks(wrapper, looks, read_at=read_at)
-
-    def _compare_names(self, tree: Path, *, manifest: Manifest, digest: str) -> None:
-        try:
-            found = set(names(tree))
-        except FileNotFoundError as error:
-            raise _damaged(digest, f"lost a directory ({error.filename})") from error
-        except StorageFault as error:
-            raise _damaged(digest, f"has got something strange: {error}") from error
-        expected = {entry.path for entry in manifest.files}
-        for what, some in (("lost", expected - found), ("has got", found - expected)):
-            if some:
-                raise _damaged(digest, f"{what} the file '{min(some)}'")
-
-    def _compare_file(self, tree: Path, entry: FileEntry, *, known: Look | None, digest: str, since: float) -> Look:
-        """How a file looks whose content is as published."""
-        try:
-            descriptor = os.open(tree / entry.path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno in _GONE:
-                raise _damaged(digest, f"lost the file '{entry.path}' ({error.strerror})") from error
-            raise
-        try:
-            status = os.fstat(descriptor)
-            look = Look.of(status)
-            if look == known:
-                return look
-            if (
-                status.st_size != entry.num_bytes
-                or self._digests.sha256_of(descriptor, status=status, since=since) != entry.sha256
-            ):
-                raise _damaged(digest, f"has the file '{entry.path}', which was changed after it was published")
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise _damaged(digest, f"has the file '{entry.path}', which the disk cannot read") from error
-            raise
-        finally:
-            os.close(descriptor)
-        return look
-
     @contextlib.contextmanager
     def faults(self, verb: str) -> Iterator[None]:
         """Turn what the operating system says into words about the store."""
@@ -286,29 +266,6 @@ class Store:
             else:
                 cure = "Check the disk and the kernel's log."
             raise StorageFault(f"Cannot {verb} the artifact store {self.root}: {error}. {cure}") from error
-
-
-def _damaged(digest: str, why: str) -> DamagedArtifact:
-    return DamagedArtifact(
-        f"The artifact {digest[:12]} {why}. If it is a hard link to a model of yours that you wrote to, submit the "
-        "model again; else `farm retry` makes the artifact again.",
-        digest=digest,
-    )
-
-
-def _read_looks(wrapper: Path) -> tuple[dict[str, Look], float]:
-    """How files looked and when their contents were last read; nothing, if that is not known: they are read then."""
-    found = read_json(wrapper / "looks.json")
-    try:
-        looks = {name: Look(**fields) for name, fields in dict(found["looks"]).items()}  # type: ignore[call-overload]
-        return looks, float(str(found["read_at"]))
-    except (KeyError, TypeError, ValueError):
-        return {}, 0.0
-
-
-def _write_looks(wrapper: Path, looks: dict[str, Look], *, read_at: float) -> None:
-    rows = {name: dataclasses.asdict(look) for name, look in looks.items()}
-    write_atomically(wrapper / "looks.json", json.dumps({"read_at": read_at, "looks": rows}))
 
 
 def _seal(tree: Path) -> None:

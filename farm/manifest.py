@@ -90,6 +90,21 @@ class Manifest:
         return [[entry.path, entry.sha256, entry.num_bytes] for entry in self.files]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blob:
+    """Bytes that one or more files of artifacts name.
+
+    Attributes:
+        id: equal for names of the same bytes.
+        num_bytes: their size.
+        num_names: how many names they have, those outside of the store included.
+    """
+
+    id: str
+    num_bytes: int
+    num_names: int
+
+
 class DigestCache:
     """Digests of big files by device and inode, kept in a directory.
 

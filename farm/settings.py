@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from farm import durations
+from farm import durations, sizes
 
 # The longest path of a unix socket is 108 bytes with its final zero (sockaddr_un).
 _MAX_SOCKET_PATH_BYTES = 100
@@ -33,6 +33,7 @@ class Settings:
         database_url: SQLAlchemy URL.
         broker_url: Celery broker URL.
         store: directory of the artifact store.
+        store_budget_bytes: above which the scheduler deletes artifacts that nobody needs; None: never.
         sdk_root: Cloud AI SDK given by the user; None for the default search.
         owner: who submits.
         host: name of this host in the farm.
@@ -50,6 +51,7 @@ class Settings:
     database_url: str
     broker_url: str
     store: Path
+    store_budget_bytes: int | None = None
     sdk_root: Path | None = None
     owner: str = ""
     host: str = ""
@@ -95,6 +97,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         database_url=environ.get("FARM_DATABASE_URL") or f"sqlite:///{home_path / 'farm.db'}",
         broker_url=environ.get("FARM_BROKER_URL") or f"redis+socket://{draft.broker_socket}",
         store=Path(environ.get("FARM_STORE") or home_path / "store").absolute(),
+        store_budget_bytes=sizes.parse(budget) if (budget := environ.get("FARM_STORE_BUDGET")) else None,
         sdk_root=Path(sdk_root).absolute() if sdk_root else None,
         owner=environ.get("FARM_OWNER") or _login(),
         host=environ.get("FARM_HOST") or platform.node() or "localhost",
@@ -132,6 +135,8 @@ def to_environ(settings: Settings) -> dict[str, str]:
             for stage in RUN_LIMITS_S
         ),
     }
+    if settings.store_budget_bytes is not None:
+        variables["FARM_STORE_BUDGET"] = str(settings.store_budget_bytes)
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)
     return variables

@@ -38,11 +38,16 @@ COMMANDS = {
     "undrain": "give it work again",
     "devices": "list devices, free cores and who holds the others",
     "report": "the results of a submission, a row per point",
+    "artifacts": "list what the store holds",
+    "pin": "keep artifacts whatever is collected",
+    "unpin": "let them be collected again",
+    "gc": "delete artifacts that nobody needs",
     "doctor": "check that a farm can work here",
     "completion": "print a completion script for a shell",
 }
 
-_MODULES = {"list": "listing"}  # a submodule called `list` would shadow the builtin in this package
+# A submodule called `list` would shadow the builtin in this package, one called `gc` the module.
+_MODULES = {"list": "listing", "gc": "collect"}
 
 EPILOG = """\
 exit codes:

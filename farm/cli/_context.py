@@ -61,6 +61,12 @@ class Context:
         with _storage_faults(self.settings), self.database.write() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def storage_faults(self) -> Iterator[None]:
+        """Turn a database that cannot be read or written into one sentence, where transactions are not our own."""
+        with _storage_faults(self.settings):
+            yield
+
     def heard_since(self, now: float) -> float:
         """Nodes that were not heard since then count as dead."""
         return now - self.settings.lease_s

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from farm import durations, sizes
 from farm.errors import Usage
 
 DESCRIPTION = "A compile farm for Qualcomm Cloud AI 100: sweeps of models, on real or simulated devices."
@@ -110,3 +111,19 @@ def whole_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return value
+
+
+def size(text: str) -> int:
+    """An argument type: bytes, written as 200GB."""
+    try:
+        return sizes.parse(text)
+    except Usage as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def duration(text: str) -> float:
+    """An argument type: seconds, written as 30d."""
+    try:
+        return durations.parse(text)
+    except Usage as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -326,12 +326,3 @@ def test_a_file_written_a_moment_ago_is_not_trusted_by_its_time(store: Store, tm
     os.link(checkpoint, tree / "model.safetensors")
     store.publish(tree, stage="resolve")
     assert not (store.root / "digests").exists()
-
-
-def test_clear_tmp_deletes_trees_in_the_making_and_keeps_artifacts(store: Store) -> None:
-    record = store.publish(fill(store, a="1"), stage="export")
-    sealed = fill(store, deep__b="2")
-    (sealed / "deep").chmod(0o555)
-    assert store.clear_tmp() == 1
-    assert leftovers(store) == []
-    assert (store.path(record.digest) / "a").read_text() == "1"

@@ -1,0 +1,100 @@
+"""A database and a store that belong together, and what must be true of both."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm import admission, attempts, testing
+from farm.artifacts import Store
+from farm.db import Database
+from farm.models import actions, artifacts
+from farm.records import ArtifactRecord, Usage
+from farm.transitions import hold_graph
+
+DAY_S = 86_400.0
+
+
+@dataclasses.dataclass
+class Books:
+    """Does the work of jobs: publishes a small tree for each and records it."""
+
+    database: Database
+    store: Store
+    host: testing.FakeHost
+
+    @classmethod
+    def open(cls, database: Database, root: Path) -> Books:
+        """Books with one host."""
+        return cls(database=database, store=Store(root), host=testing.add_host(database))
+
+    def publish(self, *, stage: str = "resolve", link: Path | None = None, **files: str) -> ArtifactRecord:
+        """Publish a tree without telling the database."""
+        tree = self.store.new_tree()
+        for name, text in files.items():
+            (tree / name).write_text(text)
+        if link is not None:
+            os.link(link, tree / link.name)
+        return self.store.publish(tree, stage=stage)
+
+    def work(self, *, upto: int = 99, tag: str = "") -> dict[str, str]:
+        """Do up to so many jobs, one after another; the artifacts by the label of their job."""
+        done: dict[str, str] = {}
+        while len(done) < upto:
+            admitted = testing.admit_all(self.database)
+            with self.database.read() as connection:
+                ready = admission.ready(connection, limit=1)
+            if not ready and not admitted:
+                return done
+            if not ready:
+                continue  # hits, whose children are to be admitted
+            node = self.host.device_nodes[0] if ready[0].num_cores else self.host.host_node
+            claimed = testing.claim(self.database, ready[0].id, node_id=node)
+            record = self.publish(stage=claimed.stage, content=f"{claimed.label}{claimed.spec}{tag}")
+            with self.database.write() as connection:
+                attempts.succeed(
+                    connection, claimed.job_id, claimed.attempt, artifact=record, figures={}, usage=Usage()
+                )
+            done[claimed.label] = record.digest
+        return done
+
+    def row(self, digest: str) -> Any:
+        """The row of an artifact."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(artifacts).where(artifacts.c.digest == digest)).one()
+
+    def age(self, *digests: str, days: float) -> None:
+        """Let artifacts be made and last used some days ago."""
+        with self.database.write() as connection:
+            for digest in digests:
+                row = connection.execute(sa.select(artifacts).where(artifacts.c.digest == digest)).one()
+                connection.execute(
+                    sa.update(artifacts)
+                    .where(artifacts.c.digest == digest)
+                    .values(
+                        created_at=row.created_at - days * DAY_S,
+                        used_at=(row.used_at or row.created_at) - days * DAY_S,
+                        condemned_at=None if row.condemned_at is None else row.condemned_at - days * DAY_S,
+                    )
+                )
+        for digest in digests:
+            wrapper = self.wrapper(digest)
+            with contextlib.suppress(FileNotFoundError):  # collected meanwhile
+                touched_at = wrapper.stat().st_mtime - days * DAY_S
+                os.utime(wrapper, (touched_at, touched_at))
+
+    def wrapper(self, digest: str) -> Path:
+        """Where an artifact lies."""
+        return self.store.root / "objects" / digest[:2] / digest
+
+    def actions_without_bytes(self) -> list[str]:
+        """Actions that lead to nothing, at a moment when nobody changes that: there must be none."""
+        with self.database.write() as connection:
+            hold_graph(connection)
+            known = connection.scalars(sa.select(actions.c.artifact).where(actions.c.artifact.is_not(None))).all()
+            return sorted(set(known) - set(self.store.digests()))
