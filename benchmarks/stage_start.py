@@ -8,17 +8,17 @@ import statistics
 import subprocess
 import sys
 import time
-from multiprocessing.connection import Connection
 
 from benchmarks import measure
+from workers.fork_server import Wires
 from workers.forks import ForkServer
 
 _FRESH = "import torch, transformers.modeling_utils"
 
 
-def say(order: object, channel: Connection) -> None:
+def say(order: object, wires: Wires) -> None:
     """What the forked process does: one byte, and it is gone."""
-    os.write(channel.fileno(), b".")
+    os.write(wires.channel, b".")
     os._exit(0)
 
 

@@ -40,6 +40,7 @@ class Settings:
         lease_s: how long a claim holds without a heartbeat.
         heartbeat_s: how often a supervisor renews.
         queued_resend_s: after how long an unclaimed message is sent again.
+        log_limit_bytes: how much of an attempt's output is kept.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
         run_limits_s: by stage, how long an attempt may run whose submission says nothing; a stage that is not there has
@@ -58,6 +59,7 @@ class Settings:
     lease_s: float = 60.0
     heartbeat_s: float = 2.0
     queued_resend_s: float = 10.0
+    log_limit_bytes: int = 64 << 20
     cancel_grace_s: float = 1.0
     cancel_poll_s: float = 0.5
     run_limits_s: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RUN_LIMITS_S))
@@ -104,6 +106,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         lease_s=float(environ.get("FARM_LEASE_S") or draft.lease_s),
         heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
+        log_limit_bytes=int(environ.get("FARM_LOG_LIMIT_BYTES") or draft.log_limit_bytes),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
         run_limits_s=_run_limits(environ.get("FARM_RUN_LIMITS") or ""),
@@ -128,6 +131,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_LEASE_S": repr(settings.lease_s),
         "FARM_HEARTBEAT_S": repr(settings.heartbeat_s),
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
+        "FARM_LOG_LIMIT_BYTES": str(settings.log_limit_bytes),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
         "FARM_RUN_LIMITS": ",".join(

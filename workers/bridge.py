@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from farm import wire
 from farm.errors import StorageFault
 from farm.records import Claim
 from qeff_engine.spec import Stage
@@ -83,7 +82,6 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
         inputs=dict(claim.inputs),
         record=record,
         records=workplace.records,
-        log=workplace.settings.log_dir / wire.attempt_log(claim.job_id, claim.attempt),
         sdk_root=workplace.sdk_root,
         devices=tuple(DeviceGrant(qid=grant.qid, num_cores=len(grant.cores)) for grant in claim.grants),
         environ=environment(
@@ -97,20 +95,25 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
     )
 
 
+def allowed(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the servers that stages are forked from may see: what every stage may, for the kernel shows it in each."""
+    return {name: value for name, value in environ.items() if _is_allowed(name, stage=None)}
+
+
 def environment(
     environ: Mapping[str, str], *, stage: str, scratch: Path, sdk_root: Path | None, qids: Sequence[int] = ()
 ) -> dict[str, str]:
     """The environment of a stage: what is allowed of the node's, its own directory for temporary files, its devices."""
-    allowed = {name: value for name, value in environ.items() if _is_allowed(name, stage=stage)}
-    allowed["TMPDIR"] = str(scratch / "tmp")
+    seen = {name: value for name, value in environ.items() if _is_allowed(name, stage=stage)}
+    seen["TMPDIR"] = str(scratch / "tmp")
     if sdk_root is not None:
-        allowed["QAIC_SDK_ROOT"] = str(sdk_root)
+        seen["QAIC_SDK_ROOT"] = str(sdk_root)
     if qids:
-        allowed[_VISIBLE_DEVICES] = ",".join(map(str, qids))
-    return allowed
+        seen[_VISIBLE_DEVICES] = ",".join(map(str, qids))
+    return seen
 
 
-def _is_allowed(name: str, *, stage: str) -> bool:
+def _is_allowed(name: str, *, stage: str | None) -> bool:
     if name in _SECRET and stage != Stage.RESOLVE:
         return False
     return any(name.startswith(entry) if entry.endswith("_") else name == entry for entry in _ALLOWED)

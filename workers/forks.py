@@ -1,23 +1,37 @@
-"""The node's fork server: a process with the heavy modules imported, from which every stage process is forked.
+"""The node's side of its fork servers: asks for stage processes, and hears how they ended.
 
-Safe because the server has one thread and computes nothing: it only imports. All dealings with it are done by one
-thread of the node, since multiprocessing lets any thread collect any child's exit code, and a child belongs to the
-thread that started it as far as the kernel's death signal goes.
+A stage process is forked from a server that has the heavy modules imported, see :mod:`workers.fork_server`. Where that
+cannot be done or would not be safe, it is a fresh interpreter, which does the same some seconds later. All servers are
+started by one thread of the node, which lives as long as the node: the kernel's death signal goes by threads.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import multiprocessing
+import functools
+import json
+import logging
 import os
+import pickle
+import select
 import signal
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import psutil
+
+from workers.fork_server import HEADER, Setup, Wires
 from workers.groups import Group
+from workers.stage_log import widen
+
+_logger = logging.getLogger(__name__)
 
 # Not onnxruntime: it starts a thread when it is imported. What a stage needs beyond these it imports itself. A module
 # that does not exist is passed over, as the last two might be after an upgrade: they hold what torch imports to export.
@@ -38,7 +52,14 @@ PRELOAD = (
     "onnxscript.function_libs.torch_lib.ops",
 )
 
-_SERVER_LOST = 255  # multiprocessing's exit code of a child whose fork server was killed; the child may still run
+_IMPORT_LIMIT_S = 600.0  # a server that has not imported its modules by then hangs
+_FALL_BACK_S = 600.0  # before forking is tried again where it could not be done
+_MAX_GROWTH_BYTES = 256 << 20  # a server that has grown by more has kept something of its requests
+_Target = Callable[[Any, Wires], None]
+
+
+class _Unusable(Exception):
+    """A server that cannot give processes; says why."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,71 +68,272 @@ class Child:
 
     Attributes:
         group: its processes, without the mark that they wear; without a leader when that ended very soon.
-        sentinel: file descriptor that becomes readable when the process has ended.
-        channel: the reading end of its pipe.
+        sentinel: descriptor that becomes readable when the process has ended.
+        channel: descriptor of what it reports.
+        log: descriptor of what it prints.
     """
 
-    process: Any
     group: Group
     sentinel: int
-    channel: Connection
+    channel: int
+    log: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exit:
+    """How a stage process ended.
+
+    Attributes:
+        code: negative for a signal.
+        cpu_s, peak_rss_bytes: of it and of the children that it waited for, by the kernel's account; 0 when not known.
+    """
+
+    code: int
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
 
 
 class ForkServer:
-    """Starts stage processes and collects their exit codes."""
+    """Starts stage processes and collects how they ended.
 
-    def __init__(self, *, preload: tuple[str, ...] = PRELOAD) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["workers.tether", *preload])
+    Args:
+        preload: modules that are imported before the fork.
+        environ: environment of the servers; stage processes have their own. None for this process's.
+        max_growth_bytes: how much a server may grow before another takes its place.
+    """
+
+    def __init__(
+        self,
+        *,
+        preload: tuple[str, ...] = PRELOAD,
+        environ: Mapping[str, str] | None = None,
+        max_growth_bytes: int = _MAX_GROWTH_BYTES,
+    ) -> None:
+        self._preload = preload
+        self._environ = environ
+        self._max_growth_bytes = max_growth_bytes
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="forks")
         self._later: threading.Timer | None = None
+        self._tether, self._life = os.pipe()  # the second is open as long as this process lives
+        self._forking: _Server | None = None
+        self._successor: _Server | None = None
+        self._fresh: _Server | None = None
+        self._retired: list[_Server] = []
+        self._forking_again_at = 0.0
 
     def warm_up(self, *, after_s: float = 0.0) -> None:
         """Begin to import what stages need, now or when ``after_s`` have passed, without waiting for it."""
-        # One thread in the server: numpy's BLAS would start more when it is loaded. Children inherit the limit.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if after_s:
             self._later = threading.Timer(after_s, self.warm_up)
             self._later.daemon = True
             self._later.start()
         else:
-            self._thread.submit(self._probe)
+            self._thread.submit(self._forking_server)
 
-    def start(self, target: Callable[..., None], *, order: object) -> concurrent.futures.Future[Child]:
-        """Start ``target(order, channel)`` in a fresh process; done as soon as it is forked."""
-        return self._thread.submit(self._start, target, order)
+    def start(self, target: _Target, *, order: object) -> concurrent.futures.Future[Child]:
+        """Start ``target(order, wires)`` in a process of its own; done as soon as it is started."""
+        body = pickle.dumps((target, order))
+        return self._thread.submit(self._start, body)
 
-    def collect(self, child: Child) -> int:
-        """The exit code of a child whose sentinel is readable, negative for a signal; its pipe is closed."""
-        return self._thread.submit(self._collect, child).result()
+    def collect(self, child: Child) -> Exit:
+        """How a child ended whose sentinel is readable; its descriptors are closed."""
+        words = _read_line(functools.partial(os.read, child.sentinel))
+        for descriptor in (child.sentinel, child.channel, child.log):
+            os.close(descriptor)
+        # A child whose server was killed may still run; nobody will hear of it, so it counts as killed.
+        return Exit(**json.loads(words)) if words else Exit(code=-signal.SIGKILL)
 
     def close(self) -> None:
-        """End the server; children must be gone."""
+        """End the servers; children must be gone."""
         if self._later is not None:
             self._later.cancel()
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.submit(self._end_all)
+        self._thread.shutdown()
+        os.close(self._life)
+        os.close(self._tether)
 
-    def _probe(self) -> None:
-        process = self._context.Process(target=_nothing)
-        process.start()
-        process.join()
+    def _end_all(self) -> None:
+        for server in (self._forking, self._successor, self._fresh):
+            if server is not None:
+                self._retire(server)
+        for server in self._retired:
+            server.process.wait()
 
-    def _start(self, target: Callable[..., None], order: object) -> Child:
-        reader, writer = self._context.Pipe(duplex=False)
-        with writer:
-            process = self._context.Process(target=target, args=(order, writer))
-            process.start()
-        os.set_blocking(reader.fileno(), False)
-        pid = process.pid or 0
-        return Child(process=process, group=Group.of(pid), sentinel=process.sentinel, channel=reader)
+    def _retire(self, server: _Server) -> None:
+        """Let a server go when its last child has ended."""
+        server.control.close()
+        self._retired.append(server)
 
-    def _collect(self, child: Child) -> int:
-        child.process.join()
-        code = child.process.exitcode
-        child.process.close()
-        child.channel.close()
-        return -signal.SIGKILL if code == _SERVER_LOST else int(code)
+    def _start(self, body: bytes) -> Child:
+        self._retired = [server for server in self._retired if server.process.poll() is None]
+        server = self._forking_server()
+        if server is not None:
+            try:
+                return server.child(body)
+            except _Unusable as error:
+                self._fall_back(server, reason=str(error))
+            except ChildProcessError:
+                raise  # there is no process to be had
+            except (OSError, EOFError) as error:
+                _logger.warning("the fork server is gone, another is started: %r", error)
+                self._retire(server)
+                self._forking = None
+                server = self._forking_server()
+                if server is not None:
+                    return server.child(body)
+        return self._fresh_server().child(body)
+
+    def _forking_server(self) -> _Server | None:
+        """A server that forks, ready to do it; None where that cannot be done."""
+        if time.monotonic() < self._forking_again_at:
+            return None
+        self._replace_grown()
+        if self._forking is None:
+            self._forking = self._launch(fresh=False)
+        try:
+            self._forking.await_ready()
+        except (_Unusable, OSError, EOFError) as error:
+            self._fall_back(self._forking, reason=str(error) or "it ended while it imported its modules")
+        return self._forking
+
+    def _replace_grown(self) -> None:
+        """Put a server that has grown out of use, once its successor has imported its modules."""
+        server = self._forking
+        if server is None or not server.is_ready:
+            return
+        if self._successor is None and server.growth_bytes() > self._max_growth_bytes:
+            _logger.info("the fork server has grown by %d MB, another takes its place", server.growth_bytes() >> 20)
+            self._successor = self._launch(fresh=False)
+        if self._successor is not None and self._successor.has_spoken():
+            self._retire(server)
+            self._forking, self._successor = self._successor, None
+
+    def _fall_back(self, server: _Server, *, reason: str) -> None:
+        _logger.error(
+            "stage processes are not forked but started as fresh interpreters for the next %d min, which takes each "
+            "some seconds: the fork server cannot be used, %s",
+            _FALL_BACK_S // 60,
+            reason,
+        )
+        self._retire(server)
+        self._forking = None
+        self._forking_again_at = time.monotonic() + _FALL_BACK_S
+
+    def _fresh_server(self) -> _Server:
+        if self._fresh is None or self._fresh.process.poll() is not None:
+            self._fresh = self._launch(fresh=True)
+        self._fresh.await_ready()
+        return self._fresh
+
+    def _launch(self, *, fresh: bool) -> _Server:
+        return _Server(preload=() if fresh else self._preload, fresh=fresh, tether=self._tether, environ=self._environ)
 
 
-def _nothing() -> None:
-    """What the first process does: by the time it is forked everything is imported."""
+class _Server:
+    """One server process, as its node sees it. For one thread."""
+
+    def __init__(
+        self, *, preload: tuple[str, ...], fresh: bool, tether: int, environ: Mapping[str, str] | None
+    ) -> None:
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            setup = Setup(
+                path=tuple(sys.path),
+                preload=preload,
+                fresh=fresh,
+                control=theirs.fileno(),
+                tether=tether,
+                node=os.getpid(),
+            )
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fields=dataclasses.asdict(setup))],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), tether),
+                # One thread in the server: numpy's BLAS would start more when it is loaded. Children inherit the limit.
+                env={"OPENBLAS_NUM_THREADS": "1", **(os.environ if environ is None else environ)},
+            )
+        self.is_ready = False
+        self._first_rss_bytes = 0
+
+    def has_spoken(self) -> bool:
+        """Whether it has imported its modules, or ended."""
+        return bool(select.select([self.control], [], [], 0)[0])
+
+    def await_ready(self) -> None:
+        """Wait until it has imported its modules.
+
+        Raises:
+            _Unusable: it must not fork.
+            OSError, EOFError: it ended, or does not get done.
+        """
+        if self.is_ready:
+            return
+        self.control.settimeout(_IMPORT_LIMIT_S)
+        words = _read_line(self.control.recv)
+        self.control.settimeout(None)
+        if not words:
+            raise EOFError(f"it ended with exit code {self.process.wait()} while it imported its modules")
+        said = json.loads(words)
+        for name, error in said["failed"].items():
+            _logger.warning("the fork server could not import %s: %s", name, error)
+        if said["unsafe"]:
+            raise _Unusable(said["unsafe"])
+        self.is_ready = True
+        self._first_rss_bytes = self._rss_bytes()
+
+    def growth_bytes(self) -> int:
+        """By how much its resident memory has grown since it was ready."""
+        return self._rss_bytes() - self._first_rss_bytes
+
+    def child(self, body: bytes) -> Child:
+        """A process that does what the request says.
+
+        Raises:
+            _Unusable: it must not fork.
+            ChildProcessError: the kernel gives it no process.
+            OSError, EOFError: the server is gone.
+        """
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            pipes = {}
+            for name in ("channel", "log", "status"):
+                reader, writer = os.pipe()
+                ours.callback(os.close, reader)
+                theirs.callback(os.close, writer)
+                pipes[name] = (reader, writer)
+            widen(pipes["log"][1])
+            writers = [writer for _, writer in pipes.values()]
+            socket.send_fds(self.control, [HEADER.pack(len(body))], writers)
+            self.control.sendall(body)
+            theirs.close()
+            said = json.loads(_read_line(functools.partial(os.read, pipes["status"][0])) or "{}")
+            if "refused" in said:
+                raise _Unusable(said["refused"])
+            if "error" in said:
+                raise ChildProcessError(said["error"])
+            if "pid" not in said:
+                raise EOFError("it ended before it gave a process")
+            ours.pop_all()
+        for name in ("channel", "log"):
+            os.set_blocking(pipes[name][0], False)
+        status, channel, log = (pipes[name][0] for name in ("status", "channel", "log"))
+        return Child(group=Group.of(said["pid"]), sentinel=status, channel=channel, log=log)
+
+    def _rss_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+
+_PROGRAM = "import sys; sys.path[:] = {path}; from workers.fork_server import Setup, main; main(Setup(**{fields}))"
+
+
+def _read_line(read: Callable[[int], bytes]) -> bytes:
+    """A line without its end; empty when there will be none."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = read(1)
+        if not piece:
+            return b""
+        line += piece
+    return line[:-1]

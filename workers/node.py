@@ -176,7 +176,7 @@ class _Node:
             database=self._database,
             ledger=Ledger(self._database),
             store=Store(self._settings.store),
-            forks=ForkServer(preload=stages.preload),
+            forks=ForkServer(preload=stages.preload, environ=bridge.allowed(environ)),
             entry=stages.entry,
             host_id=self._host_id,
             node_id=self._node_id,

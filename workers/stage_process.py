@@ -6,10 +6,10 @@ it prints goes to the attempt's log.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import faulthandler
-import gc
 import importlib
 import json
 import os
@@ -20,7 +20,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from farm.errors import StorageFault
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass
 from qeff_engine.stage import DeviceGrant, StageContext
+from workers.fork_server import Wires, become_subreaper
 from workers.groups import AttemptRecord, Group, wear
 
 OUTCOME = "outcome"  # kind of the last line; the others are kinds of events
@@ -48,7 +48,6 @@ class Order:
         inputs: artifact digest by input name.
         record: what a later node must know; the process adds its group.
         records: directory of such records.
-        log: file for everything printed.
         sdk_root: Cloud AI SDK; None where the host has none.
         devices: granted cores.
         environ: all environment variables that it shall have.
@@ -62,19 +61,18 @@ class Order:
     inputs: dict[str, str]
     record: AttemptRecord
     records: Path
-    log: Path
     sdk_root: Path | None
     devices: tuple[DeviceGrant, ...]
     environ: dict[str, str]
     num_threads: int
 
 
-def main(order: Order, channel: connection.Connection) -> None:
+def main(order: Order, wires: Wires) -> None:
     """Carry out an order; never returns."""
     _become_leader(order.record.group.mark)
-    _redirect(order.log)
-    _watch_node(order.record.group.mark)
-    reporter = _Reporter(channel.fileno())
+    _redirect(wires.log)
+    _watch_node(order.record.group.mark, tether=wires.tether)
+    reporter = _Reporter(wires.channel)
     code = 1
     try:
         _settle_in(order)
@@ -82,10 +80,18 @@ def main(order: Order, channel: connection.Connection) -> None:
         code = 0
     except BaseException as error:  # noqa: BLE001  the outermost step: whatever it is becomes an outcome
         outcome = _failure(error)
-    reporter.close({**outcome, **_usage()})
+    reporter.close(outcome)
+    _wait_for_children()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the interpreter's own way out would wait for threads that a library left
+
+
+def _wait_for_children() -> None:
+    """Wait for those that have ended already, so that what they used counts as used by this process."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
 
 
 class _Reporter:
@@ -117,32 +123,25 @@ class _Reporter:
 def _become_leader(mark: int) -> None:
     os.setsid()
     wear(mark)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.freeze()  # what was imported before the fork is never garbage; looking at it would copy its pages
+    become_subreaper()  # so that this process waits for the orphans that its tools leave, and their use is counted
 
 
-def _redirect(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def _redirect(log: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    os.close(descriptor)
+    os.close(log)
     os.close(nothing)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
     faulthandler.enable(file=2)
 
 
-def _watch_node(mark: int) -> None:
+def _watch_node(mark: int, *, tether: int) -> None:
     """Kill all processes of the stage when the node dies."""
-    node = parent_process()
-    if node is None:
-        return
 
     def watch() -> None:
-        connection.wait([node.sentinel])
+        os.read(tether, 1)  # nothing is ever written to it
         Group(mark=mark).kill_others()
         os.killpg(0, signal.SIGKILL)
 
@@ -153,9 +152,6 @@ def _settle_in(order: Order) -> None:
     """Leave a trace for a later node, then take on limits, environment and working directory."""
     group = Group.of(os.getpid(), mark=order.record.group.mark)
     dataclasses.replace(order.record, group=group).write(order.records)
-    node = parent_process()
-    if node is not None and not node.is_alive():  # nobody will read the trace
-        os.killpg(0, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -213,16 +209,3 @@ def _failure(error: BaseException) -> dict[str, Any]:
         message = f"{type(error).__name__}: {message}"
     print(message, flush=True)  # noqa: T201  standard output is the attempt's log
     return {"failure_class": str(failure_class), "message": message}
-
-
-def _usage() -> dict[str, float | int]:
-    """CPU seconds of this process and the children it waited for, and the largest of their resident sizes."""
-    cpu_s, peak_rss_bytes = 0.0, 0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        used = resource.getrusage(who)
-        cpu_s += used.ru_utime + used.ru_stime
-        peak_rss_bytes = max(peak_rss_bytes, used.ru_maxrss * _MAXRSS_UNIT_BYTES)
-    return {"cpu_s": round(cpu_s, 3), "peak_rss_bytes": peak_rss_bytes}
-
-
-_MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024

@@ -29,6 +29,7 @@ from workers.forks import Child
 from workers.groups import Group
 from workers.lease import Lease, RunningTime, Verdict
 from workers.outcome import Ending, Outcome
+from workers.stage_log import StageLog
 from workers.stage_process import Order
 from workers.steering import Asked
 from workers.workplace import Workplace
@@ -58,6 +59,8 @@ class Attempt:
         self._lease = lease
         self._time = RunningTime(run_limit_s=claim.run_limit_s, left_s=claim.left_s, since=since)
         self._asked = asked
+        path = wire.attempt_log(claim.job_id, claim.attempt)
+        self._log = StageLog(workplace.settings.log_dir / path, limit_bytes=workplace.settings.log_limit_bytes)
         self._unread = b""
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
         self._progress: str | None = None
@@ -79,6 +82,7 @@ class Attempt:
         else:
             child = dataclasses.replace(started, group=dataclasses.replace(started.group, mark=order.record.group.mark))
             result = self._watch(child)
+            self._log.close()
             if not child.group.kill():
                 # The kernel does not let go of it: no core of it is free, so the lease runs out and they stay draining.
                 _logger.error("job %d: its processes cannot be killed", self._claim.job_id)
@@ -104,14 +108,16 @@ class Attempt:
 
     def _watch(self, child: Child) -> Outcome:
         """Listen until the process has ended, by itself or because it was stopped."""
-        channel = child.channel.fileno()
+        channel, log = child.channel, child.log
         with selectors.DefaultSelector() as selector:
-            for descriptor in (channel, child.sentinel, self._place.stopping.fileno(), self._asked.fileno()):
+            for descriptor in (channel, log, child.sentinel, self._place.stopping.fileno(), self._asked.fileno()):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(self._time.shorter(self._lease.due_in()))}
                 if channel in ready and not self._listen(channel):
                     selector.unregister(channel)
+                if log in ready and not self._log.take(log):
+                    selector.unregister(log)
                 if child.sentinel in ready:
                     return self._ended(child)
                 asked = self._asked_to_end(child.group)
@@ -152,14 +158,14 @@ class Attempt:
 
     def _ended(self, child: Child) -> Outcome:
         """The outcome of a process that has ended."""
-        self._listen(child.channel.fileno())
-        exit_code = self._place.forks.collect(child)
-        found = outcome.of_process(self._said, exit_code=exit_code, out_of_memory=_oom_kills() > self._oom_kills)
-        said = self._said or {}
+        self._listen(child.channel)
+        self._log.take(child.log)
+        ended = self._place.forks.collect(child)
+        found = outcome.of_process(self._said, exit_code=ended.code, out_of_memory=_oom_kills() > self._oom_kills)
         return dataclasses.replace(
             found,
-            cpu_s=max(self._cpu_s, said.get("cpu_s", 0.0)),
-            peak_rss_bytes=max(self._peak_rss_bytes, said.get("peak_rss_bytes", 0)),
+            cpu_s=round(max(self._cpu_s, ended.cpu_s), 3),
+            peak_rss_bytes=max(self._peak_rss_bytes, ended.peak_rss_bytes),
         )
 
     def _listen(self, descriptor: int) -> bool:

@@ -50,7 +50,7 @@ def stage_process(farm: RunningFarm) -> int | None:
 
 def fork_server(farm: RunningFarm) -> int | None:
     for process in psutil.Process(farm.children["host"]).children():
-        if any("forkserver" in word for word in process.cmdline()):
+        if any("fork_server" in word for word in process.cmdline()):
             return process.pid
     return None
 

@@ -18,9 +18,9 @@ from workers.forks import PRELOAD, ForkServer
 
 forks = ForkServer()
 forks.warm_up()
-code = forks.collect(forks.start(report, order=sys.argv[1]).result())
+code = forks.collect(forks.start(report, order=sys.argv[1]).result()).code
 said = json.loads(Path(sys.argv[1]).read_text())
-(server,) = [p for p in psutil.Process().children() if "forkserver" in " ".join(p.cmdline())]
+(server,) = [p for p in psutil.Process().children() if "fork_server" in " ".join(p.cmdline())]
 facts = {
     "said": said,
     "code": code,
