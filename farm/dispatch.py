@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import kombu.exceptions
 from celery import Celery
 
-from farm import wire
+from farm import brokers, wire
 from farm.records import Message
+from farm.settings import Settings
 
 # One try with the pooled connection and one with a new one: the caller has its own patience.
 _RETRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -19,15 +20,16 @@ class BrokerDown(Exception):
 
 
 class Sender:
-    """A connection to the broker that sends messages to nodes."""
+    """A connection to the broker that sends messages to nodes.
 
-    def __init__(self, broker_url: str) -> None:
-        self._app = Celery("qeff-farm", broker=broker_url, backend=None, set_as_current=False)
+    Raises:
+        Usage: FARM_BROKER_URL is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = Celery("qeff-farm", backend=None, set_as_current=False)
         self._app.conf.update(
-            task_serializer="json",
-            task_ignore_result=True,
-            broker_transport_options=wire.BROKER_TRANSPORT,
-            visibility_timeout=wire.VISIBILITY_TIMEOUT_S,
+            brokers.parse(settings).celery_settings(), task_serializer="json", task_ignore_result=True
         )
 
     def send(self, messages: Sequence[Message]) -> list[int]:

@@ -179,7 +179,7 @@ class Scheduler:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = db.open_database(settings.database_url)
-        self._sender = Sender(settings.broker_url)
+        self._sender = Sender(settings)
         self._pulse = Pulse(self._database)
         self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._term: int | None = None

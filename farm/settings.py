@@ -31,7 +31,9 @@ class Settings:
     Attributes:
         home: directory of the embedded farm: database, artifact store, logs, sockets, pids.
         database_url: SQLAlchemy URL.
-        broker_url: Celery broker URL.
+        broker_url: of a Redis or Valkey server, see :mod:`farm.brokers`.
+        broker_ca: certificates of the authorities that may vouch for an encrypted broker; None for the system's.
+        broker_prefix: what the names of all keys and channels on the broker begin with.
         store: directory of the artifact store.
         store_budget_bytes: above which the scheduler deletes artifacts that nobody needs; None: never.
         sdk_root: Cloud AI SDK given by the user; None for the default search.
@@ -49,13 +51,15 @@ class Settings:
     """
 
     home: Path
-    database_url: str
-    broker_url: str
+    database_url: str = dataclasses.field(repr=False)  # may have a password
+    broker_url: str = dataclasses.field(repr=False)
     store: Path
     store_budget_bytes: int | None = None
     sdk_root: Path | None = None
     owner: str = ""
     host: str = ""
+    broker_ca: Path | None = None
+    broker_prefix: str = "qeff-farm:"
     lease_s: float = 60.0
     heartbeat_s: float = 2.0
     queued_resend_s: float = 10.0
@@ -94,6 +98,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
     home_path = Path(home or environ.get("FARM_HOME") or _default_home(environ)).expanduser().absolute()
     draft = Settings(home=home_path, database_url="", broker_url="", store=home_path)
     sdk_root = environ.get("QAIC_SDK_ROOT")
+    broker_ca = environ.get("FARM_BROKER_CA")
     return dataclasses.replace(
         draft,
         database_url=environ.get("FARM_DATABASE_URL") or f"sqlite:///{home_path / 'farm.db'}",
@@ -102,6 +107,8 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         store_budget_bytes=sizes.parse(budget) if (budget := environ.get("FARM_STORE_BUDGET")) else None,
         sdk_root=Path(sdk_root).absolute() if sdk_root else None,
         owner=environ.get("FARM_OWNER") or _login(),
+        broker_ca=Path(broker_ca).absolute() if broker_ca else None,
+        broker_prefix=environ.get("FARM_BROKER_PREFIX") or draft.broker_prefix,
         host=environ.get("FARM_HOST") or platform.node() or "localhost",
         lease_s=float(environ.get("FARM_LEASE_S") or draft.lease_s),
         heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
@@ -125,6 +132,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_HOME": str(settings.home),
         "FARM_DATABASE_URL": settings.database_url,
         "FARM_BROKER_URL": settings.broker_url,
+        "FARM_BROKER_PREFIX": settings.broker_prefix,
         "FARM_STORE": str(settings.store),
         "FARM_OWNER": settings.owner,
         "FARM_HOST": settings.host,
@@ -141,6 +149,8 @@ def to_environ(settings: Settings) -> dict[str, str]:
     }
     if settings.store_budget_bytes is not None:
         variables["FARM_STORE_BUDGET"] = str(settings.store_budget_bytes)
+    if settings.broker_ca:
+        variables["FARM_BROKER_CA"] = str(settings.broker_ca)
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)
     return variables

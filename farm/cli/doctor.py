@@ -7,9 +7,7 @@ import dataclasses
 import importlib.metadata
 import os
 import shutil
-import socket
 import tempfile
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,6 @@ DESCRIPTION = "Check home, database, broker, nodes, disk, SDK and packages. Exit
 LEAST_FREE_BYTES = 2 << 30
 _DEFAULT_SDK_ROOT = Path("/opt/qti-aic")
 _ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "onnx", "onnxscript", "onnxruntime", "numpy")
-_ANSWER_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,46 +70,28 @@ def _home(context: Context) -> Check:
 
 
 def _database(context: Context) -> Check:
+    from farm import brokers
+
     try:
         with context.reading():
-            return Check(name="database", ok=True, found=_without_password(context.settings.database_url))
+            return Check(name="database", ok=True, found=brokers.masked(context.settings.database_url))
     except FarmError as error:
         return Check(name="database", ok=False, found=str(error).partition(".")[0], cure=str(error))
 
 
 def _broker(context: Context) -> Check:
-    url = context.settings.broker_url
+    from farm import brokers
+
+    url = brokers.masked(context.settings.broker_url)
     cure = "Start the farm with `farm up`, or the broker that FARM_BROKER_URL names."
     try:
-        answer = _ping(urllib.parse.urlsplit(url))
-    except OSError as error:
-        words = f"{_without_password(url)}: {error.strerror or error}"
-        return Check(name="broker", ok=False, found=words, cure=cure)
-    # A server that wants a password has answered, too.
-    ok = answer.startswith((b"+PONG", b"-NOAUTH"))
-    return Check(name="broker", ok=ok, found=_without_password(url) if ok else f"answers {answer[:40]!r}", cure=cure)
-
-
-def _ping(url: urllib.parse.SplitResult) -> bytes:
-    """What a Redis or Valkey server answers to an inline PING."""
-    if url.scheme.endswith("+socket") or url.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_ANSWER_S)
-        with connection:
-            connection.connect(url.path)
-            return _exchange(connection)
-    with socket.create_connection((url.hostname or "localhost", url.port or 6379), timeout=_ANSWER_S) as connection:
-        if url.scheme != "rediss":
-            return _exchange(connection)
-        import ssl
-
-        with ssl.create_default_context().wrap_socket(connection, server_hostname=url.hostname) as encrypted:
-            return _exchange(encrypted)
-
-
-def _exchange(connection: socket.socket) -> bytes:
-    connection.sendall(b"PING\r\n")
-    return connection.recv(128)
+        answer = brokers.ping(context.settings)
+    except (OSError, FarmError) as error:
+        return Check(name="broker", ok=False, found=f"{url}: {getattr(error, 'strerror', None) or error}", cure=cure)
+    if answer == "PONG":
+        return Check(name="broker", ok=True, found=url)
+    cure = "Give FARM_BROKER_URL the user and the password that the broker knows, see docs/broker.md."
+    return Check(name="broker", ok=False, found=f"{url} answers: {answer}", cure=cure)
 
 
 def _nodes(context: Context) -> Check:
@@ -183,13 +162,6 @@ def _socket(context: Context) -> Check:
         found=f"{path} ({length} bytes)",
         cure="Choose a home with a shorter path, or a shorter TMPDIR: a unix socket's path has at most 107 bytes.",
     )
-
-
-def _without_password(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@")
 
 
 CHECKS: tuple[Callable[[Context], Check], ...] = (_home, _socket, _database, _broker, _nodes, _disk, _sdk, _engine)

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -121,16 +122,13 @@ def kill(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def running_farm(home: Path, *, node_module: str = "tests.small_node") -> Iterator[RunningFarm]:
+def running_farm(home: Path, *, node_module: str = "tests.small_node", **changes: Any) -> Iterator[RunningFarm]:
     """A farm that is up, and down afterwards with nothing left of it."""
     starts = home / "starts"
     starts.mkdir(parents=True)
     settings = dataclasses.replace(
         farm_settings.load(home=str(home), environ={"PATH": os.environ["PATH"]}),
-        heartbeat_s=0.5,
-        lease_s=20.0,
-        queued_resend_s=2.0,
-        cancel_grace_s=1.0,
+        **{"heartbeat_s": 0.5, "lease_s": 20.0, "queued_resend_s": 2.0, "cancel_grace_s": 1.0, **changes},
     )
     before = os.environ.get("QEFF_TEST_STARTS")
     os.environ["QEFF_TEST_STARTS"] = str(starts)
