@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +13,9 @@ import sqlalchemy as sa
 from farm import leadership, outbox, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
-from farm.models import edges, jobs, literal, literals
-from farm.records import Admissible, Assignment, ReadyJob
+from farm.models import KINDS, edges, jobs, literal, literals
+from farm.placement.estimates import Estimate
+from farm.records import Admissible, Assignment, Waiting
 from farm.states import LIVE, JobState
 from farm.transitions import chunks, hold_graph, move, move_each
 
@@ -21,6 +23,12 @@ _LEADER = sa.select(jobs.c.id).where(jobs.c.action_key == sa.bindparam("key"), j
 _LIVE_KEYS = sa.select(jobs.c.action_key).where(
     jobs.c.action_key.in_(sa.bindparam("keys", expanding=True)), jobs.c.state.in_(literals(LIVE))
 )
+_EXPLAIN = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
+    .values(reason=sa.bindparam("why"), forecast_at=sa.bindparam("when"))
+)
+_NEWS_S = 5.0  # a forecast that is off by less is left as it is
 
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
@@ -48,12 +56,18 @@ def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
 
 
 def admit(
-    connection: sa.Connection, job_id: int, *, action_key: str, parts: Mapping[str, Any], term: int | None
+    connection: sa.Connection,
+    job_id: int,
+    *,
+    action_key: str,
+    parts: Mapping[str, Any],
+    term: int | None,
+    predicted: Estimate | None = None,
 ) -> JobState:
     """Decide about a waiting job by its action key; returns its state afterwards.
 
     ``cached`` when the action is done, ``failed`` when it is known to fail, ``waiting`` behind a live job with the same
-    key, else ``ready``.
+    key, else ``ready``, with what it is predicted to take.
 
     Raises:
         StaleTransition: the job, or the term, is not what the caller believes.
@@ -76,7 +90,7 @@ def admit(
     if leader_id is not None:
         _follow(connection, job_id, leader_id=leader_id, at=at, values=keys)
         return JobState.WAITING
-    values = {**keys, "ready_at": at}
+    values = {**keys, "ready_at": at, **_predictions(predicted)}
     _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
     return JobState.READY
 
@@ -86,6 +100,7 @@ def admit_all(
     found: Sequence[tuple[int, str, Mapping[str, Any]]],
     *,
     term: int | None,
+    predicted: Mapping[int, Estimate] = MappingProxyType({}),
 ) -> int:
     """Decide about waiting jobs (id, action key, its parts), each as :func:`admit` would; returns how many.
 
@@ -108,13 +123,25 @@ def admit_all(
         else:
             taken.add(key)
             values = {"action_key": key, "key_parts": dict(parts), "ready_at": at}
+            values |= _predictions(predicted.get(job_id))
             fresh.append({"id": job_id, "reason": "waits for a place", **values})
     count = len(move_each(connection, fresh, "admit", source=JobState.WAITING, target=JobState.READY, at=at))
     for job_id, key, parts in others:
         with contextlib.suppress(StaleTransition):
-            admit(connection, job_id, action_key=key, parts=parts, term=None)
+            admit(connection, job_id, action_key=key, parts=parts, term=None, predicted=predicted.get(job_id))
             count += 1
     return count
+
+
+def _predictions(predicted: Estimate | None) -> dict[str, Any]:
+    """The columns of what a job is predicted to take."""
+    if predicted is None:
+        return {"expected_s": None, "reserved_s": None, "ram_bytes": 0}
+    return {
+        "expected_s": predicted.expected_s,
+        "reserved_s": predicted.reserved_s,
+        "ram_bytes": predicted.ram_bytes,
+    }
 
 
 def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float, values: Mapping[str, Any]) -> None:
@@ -127,8 +154,17 @@ def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float
     connection.execute(
         sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.priority < urgency).values(priority=urgency)
     )
+    sooner = sa.select(follower.c.kind).where(follower.c.id == job_id, _rank(follower.c.kind) < _rank(jobs.c.kind))
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == leader_id, sooner.exists()).values(kind=sooner.scalar_subquery())
+    )
     wanted = sa.select(follower.c.id).where(follower.c.id == job_id, follower.c.held == 0).exists()
     connection.execute(sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.held == 1, wanted).values(held=0))
+
+
+def _rank(kind: sa.ColumnElement[str]) -> sa.Case[int]:
+    """How far behind the most urgent kind one is."""
+    return sa.case({name: number for number, name in enumerate(KINDS)}, value=kind)
 
 
 def _step(
@@ -153,37 +189,6 @@ def hit(
     found = {**values, "artifact": artifact, "leader_id": None}
     _step(connection, job_id, "hit", target=JobState.CACHED, reason=reason, at=at, values=found)
     settling.done(connection, job_id, artifact=artifact, at=at)
-
-
-def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = None) -> list[ReadyJob]:
-    """Jobs that may be placed now, most urgent first.
-
-    With ``of_device`` only those that want cores, or only those that want a host slot.
-    """
-    if of_device is None:
-        found = [job for kind in (True, False) for job in ready(connection, limit=limit, of_device=kind)]
-        return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))[:limit]
-    kind = jobs.c.num_cores > literal(0) if of_device else jobs.c.num_cores == literal(0)
-    rows = connection.execute(
-        sa.select(
-            jobs.c.id,
-            jobs.c.stage,
-            jobs.c.priority,
-            jobs.c.ready_at,
-            jobs.c.chain,
-            jobs.c.num_cores,
-            jobs.c.num_devices,
-        )
-        .where(
-            jobs.c.state == literal(JobState.READY),
-            jobs.c.held == literal(0),
-            kind,
-            jobs.c.not_before <= now(connection),
-        )
-        .order_by(jobs.c.priority.desc(), jobs.c.ready_at, jobs.c.id)
-        .limit(limit)
-    )
-    return [ReadyJob(**row._mapping) for row in rows]
 
 
 def enqueue(
@@ -237,21 +242,34 @@ def enqueue_all(connection: sa.Connection, chosen: Sequence[Assignment], *, term
     return moved
 
 
-def explain(connection: sa.Connection, reasons: Mapping[int, str], *, term: int | None) -> None:
-    """Note why ready jobs were not placed; only changed sentences are written, and no state changes.
+def explain(connection: sa.Connection, waiting: Mapping[int, Waiting], *, term: int | None) -> None:
+    """Note why ready jobs were not placed, and when they are expected to be; no state changes.
+
+    Only what is news is written: another sentence, or a time that is off by a tenth of what is left.
 
     Raises:
         StaleTransition: the term is over.
     """
     leadership.require_term(connection, term)
+    at = now(connection)
     changed = []
-    for some in chunks(sorted(reasons)):
+    for some in chunks(sorted(waiting)):
         rows = connection.execute(
-            sa.select(jobs.c.id, jobs.c.reason)
+            sa.select(jobs.c.id, jobs.c.reason, jobs.c.forecast_at)
             .where(jobs.c.id.in_(some), jobs.c.state == str(JobState.READY))
             .order_by(jobs.c.id)
         )
-        changed += [{"job": row.id, "why": reasons[row.id]} for row in rows if row.reason != reasons[row.id]]
+        changed += [
+            {"job": row.id, "why": waiting[row.id].reason, "when": waiting[row.id].forecast_at}
+            for row in rows
+            if row.reason != waiting[row.id].reason or _moved(row.forecast_at, waiting[row.id].forecast_at, at=at)
+        ]
     if changed:
-        statement = sa.update(jobs).where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
-        connection.execute(statement.values(reason=sa.bindparam("why")), changed)
+        connection.execute(_EXPLAIN, changed)
+
+
+def _moved(old: float | None, new: float | None, *, at: float) -> bool:
+    """Whether a forecast differs so much from the last one that it should be written."""
+    if old is None or new is None:
+        return old is not new
+    return abs(new - old) > max(_NEWS_S, 0.1 * (new - at))

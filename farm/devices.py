@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from farm.db import now
-from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, literal, nodes
-from farm.records import Capacity, DeviceCapacity, DeviceRecord, HostCapacity
-from farm.states import JobState
+from farm.models import cores, devices, hosts, nodes
+from farm.records import DeviceRecord
 
 
 def register_host(
@@ -163,75 +162,3 @@ def toolchain(connection: sa.Connection, *, max_age_s: float) -> dict[str, str] 
         .limit(1)
     )
     return dict(found) if found is not None else None
-
-
-def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
-    """What is free on live nodes that a user has not drained. What queued jobs will take counts as taken."""
-    rows = connection.execute(
-        sa.select(nodes, hosts.c.name.label("host"), hosts.c.num_slots)
-        .join(hosts, hosts.c.id == nodes.c.host_id)
-        .where(*_alive(connection, max_age_s), hosts.c.drained.is_(None))
-        .order_by(nodes.c.id)
-    ).all()
-    expected = _expected(connection)
-    device_cores = _device_cores(connection)
-    slots_held: dict[int, int] = _counts(connection, host_leases.c.host_id)
-    found_hosts, found_devices = [], []
-    for row in rows:
-        num_jobs, num_cores = expected.get(row.queue, (0, 0))
-        if row.kind == "host":
-            free = row.num_slots - slots_held.get(row.host_id, 0) - num_jobs
-            found_hosts.append(
-                HostCapacity(
-                    node_id=row.id,
-                    host_id=row.host_id,
-                    queue=row.queue,
-                    host=row.host,
-                    num_slots=row.num_slots,
-                    free_slots=max(0, free),
-                )
-            )
-        elif row.device_id in device_cores:
-            name, usable, held = device_cores[row.device_id]
-            found_devices.append(
-                DeviceCapacity(
-                    node_id=row.id,
-                    device_id=row.device_id,
-                    queue=row.queue,
-                    name=name,
-                    num_cores=usable,
-                    free_cores=max(0, usable - held - num_cores),
-                )
-            )
-    return Capacity(hosts=tuple(found_hosts), devices=tuple(found_devices))
-
-
-def _counts(connection: sa.Connection, column: sa.Column[int]) -> dict[int, int]:
-    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
-    return {row[0]: row[1] for row in rows}
-
-
-def _expected(connection: sa.Connection) -> dict[str, tuple[int, int]]:
-    """By queue: how many queued jobs, and how many cores they want together."""
-    rows = connection.execute(
-        sa.select(nodes.c.queue, sa.func.count().label("jobs"), sa.func.sum(jobs.c.num_cores).label("cores"))
-        .join(nodes, nodes.c.id == jobs.c.node_id)
-        .where(jobs.c.state == literal(JobState.QUEUED))
-        .group_by(nodes.c.queue)
-    )
-    return {row.queue: (row.jobs, int(row.cores)) for row in rows}
-
-
-def _device_cores(connection: sa.Connection) -> dict[int, tuple[str, int, int]]:
-    """By healthy device that is not drained: its name, usable cores, and how many of them are held or draining."""
-    counted = connection.execute(
-        sa.select(cores.c.device_id, sa.func.count()).where(cores.c.usable).group_by(cores.c.device_id)
-    )
-    usable: dict[int, int] = {row[0]: row[1] for row in counted}
-    held = _counts(connection, core_leases.c.device_id)
-    rows = connection.execute(
-        sa.select(devices.c.id, devices.c.sku, devices.c.qid).where(
-            devices.c.health == "ready", devices.c.drained.is_(None)
-        )
-    )
-    return {row.id: (f"{row.sku}/{row.qid}", usable.get(row.id, 0), held.get(row.id, 0)) for row in rows}

@@ -86,6 +86,7 @@ def _insert_jobs(
             "owner": owner,
             "stage": str(job.stage),
             "label": job.label,
+            "model": job.model,
             "spec": job.spec,
             "plan_key": job.plan_key,
             "state": str(JobState.WAITING),

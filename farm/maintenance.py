@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
-from farm import attempts, expiry, outbox, reaping
+from farm import attempts, expiry, history, outbox, reaping
 from farm.db import Database
 from farm.errors import StaleTransition, TermOver
+
+_LEARN_AT_ONCE = 1000
 
 
 def reap(database: Database, *, term: int | None) -> int:
@@ -58,6 +60,15 @@ def resend(database: Database, *, older_than_s: float, term: int | None) -> int:
     """Leave messages again that nobody has acted on."""
     with database.write() as connection:
         return outbox.resend_stale(connection, older_than_s=older_than_s, term=term)
+
+
+def learn(database: Database, *, half_life_s: float, term: int | None) -> int:
+    """Learn running times, memory and use from attempts that have ended."""
+    with database.read() as connection:
+        if not history.anything_new(connection):
+            return 0
+    with database.write() as connection:
+        return history.learn(connection, limit=_LEARN_AT_ONCE, half_life_s=half_life_s, term=term)
 
 
 def _each(database: Database, found: Iterable[tuple[int, int]], act: Callable[[sa.Connection, int, int], None]) -> int:

@@ -37,6 +37,7 @@ class PlannedJob:
         num_cores: cores on each device; 0 when it needs a host slot instead.
         num_devices: devices that it spans; 0 when it needs none.
         chain: longest chain of jobs behind it.
+        model: what it is done to, as source and revision, for predictions.
     """
 
     plan_key: str
@@ -47,6 +48,7 @@ class PlannedJob:
     num_cores: int = 0
     num_devices: int = 0
     chain: int = 0
+    model: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,11 @@ class SweepModel:
 
     name: str
     source: spec.ResolveSpec
+
+    @property
+    def identity(self) -> str:
+        """What predictions know it by, in whatever sweep it stands."""
+        return self.source.source + (f"@{self.source.revision}" if self.source.revision else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,9 +227,12 @@ class _Builder:
             kv_precision=kv,
         )
         shape = _shape_label(compile_spec)
-        program = self._add(compile_spec, label=f"compile {model.name} {shape}", inputs={ONNX: export}, chain=1)
+        program = self._add(
+            compile_spec, model=model, label=f"compile {model.name} {shape}", inputs={ONNX: export}, chain=1
+        )
         run = self._add(
             self._run_spec,
+            model=model,
             label=f"run {model.name} {shape}",
             inputs={PROGRAM: program, SNAPSHOT: snapshot, ORIGINAL: original},
             num_cores=cores,
@@ -244,14 +254,15 @@ class _Builder:
         """The jobs up to ``export``, in order."""
         found = self._heads.get((model.name, _quantize_label(quantize)))
         if found is None:
-            original = self._add(model.source, label=f"resolve {model.name}", inputs={}, chain=3)
+            original = self._add(model.source, model=model, label=f"resolve {model.name}", inputs={}, chain=3)
             head = [original]
             if quantize is not None:
                 label = f"quantize {model.name} {quantize.label}"
-                head.append(self._add(quantize, label=label, inputs={SNAPSHOT: original}, chain=3))
+                head.append(self._add(quantize, model=model, label=label, inputs={SNAPSHOT: original}, chain=3))
             suffix = f" {quantize.label}" if quantize else ""
             label = f"export {model.name}{suffix}"
-            head.append(self._add(self._export_spec, label=label, inputs={SNAPSHOT: head[-1]}, chain=2))
+            inputs = {SNAPSHOT: head[-1]}
+            head.append(self._add(self._export_spec, model=model, label=label, inputs=inputs, chain=2))
             found = tuple(head)
             self._heads[(model.name, _quantize_label(quantize))] = found
         return found
@@ -260,6 +271,7 @@ class _Builder:
         self,
         stage_spec: spec.StageSpec,
         *,
+        model: SweepModel,
         label: str,
         inputs: Mapping[str, PlannedJob],
         chain: int = 0,
@@ -279,6 +291,7 @@ class _Builder:
                 num_cores=num_cores,
                 num_devices=num_devices,
                 chain=chain,
+                model=model.identity,
             )
         for parent in inputs.values():
             if parent.chain <= chain:  # a resolve that a quantize comes to stand behind
@@ -314,7 +327,7 @@ def _require_distinct(name: str, values: tuple[Any, ...]) -> None:
     seen: set[str] = set()
     for value in values:
         if isinstance(value, SweepModel):
-            word = value.source.source + (f"@{value.source.revision}" if value.source.revision else "")
+            word = value.identity
         elif isinstance(value, spec.QuantizeSpec) or (value is None and name == "quantize"):
             word = _quantize_label(value)
         else:

@@ -20,13 +20,24 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from farm import admission, db, devices, leadership, maintenance, outbox, placement
+from farm import (
+    admission,
+    candidates,
+    capacity,
+    db,
+    devices,
+    history,
+    leadership,
+    maintenance,
+    outbox,
+    placement,
+)
 from farm import settings as farm_settings
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
 from farm.errors import FarmError, StaleTransition
 from farm.pulse import Pulse
-from farm.records import Message
+from farm.records import Capacity, Message
 from farm.settings import Settings
 from qeff_engine import actions
 
@@ -98,8 +109,9 @@ def tick(
         expired = maintenance.expire(database, limit=EXPIRE_AT_ONCE, term=term)
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
+        maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term)
     admitted = admit(database, term=term, max_age_s=max_age_s)
-    placed = place(database, term=term, max_age_s=max_age_s, explain=full)
+    placed = place(database, term=term, max_age_s=max_age_s, half_life_s=settings.share_half_life_s, explain=full)
     sent = send(database, sender=sender, term=term) if sender is not None else 0
     return Counts(admitted=admitted, lost=lost, given_back=given_back, expired=expired, placed=placed, sent=sent)
 
@@ -116,41 +128,51 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
     time for the other duties.
     """
     count = 0
-    with database.read() as connection:
-        waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
-        toolchain = devices.toolchain(connection, max_age_s=max_age_s) if waiting else None
-    while waiting and toolchain is not None and count < ADMIT_AT_ONCE:
+    while count < ADMIT_AT_ONCE:
+        with database.read() as connection:
+            waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
+            toolchain = devices.toolchain(connection, max_age_s=max_age_s) if waiting else None
+            if toolchain is None:
+                break
+            sdk = capacity.sdk_of(toolchain)
+            predicted = history.predict(connection, [job.id for job in waiting], sdk=sdk)
         found = [
             (job.id, *actions.action_key(job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain))
             for job in waiting
         ]
         with database.write() as connection:
-            count += admission.admit_all(connection, found, term=term)
-            waiting = admission.admissible(connection, limit=ADMIT_AT_ONCE)
+            count += admission.admit_all(connection, found, term=term, predicted=predicted)
     return count
 
 
-def place(database: Database, *, term: int | None, max_age_s: float, explain: bool = True) -> int:
+def place(database: Database, *, term: int | None, max_age_s: float, half_life_s: float, explain: bool = True) -> int:
     """Put ready jobs on nodes that have room, and note why the others wait if that is wanted."""
     with database.read() as connection:
-        # Each kind by itself: a long line for devices must not hide work for a host.
-        ready = [
-            job for kind in (True, False) for job in admission.ready(connection, limit=PLACE_AT_ONCE, of_device=kind)
-        ]
+        ready = candidates.ready(connection, limit=PLACE_AT_ONCE)
         if not ready:
             return 0
-        capacity = devices.capacity(connection, max_age_s=max_age_s)
+        room = capacity.capacity(connection, max_age_s=max_age_s)
+        if not explain and not _any_free(room):
+            return 0
         decided = placement.place(
-            ready, capacity=capacity, shares={}, now=db.now(connection), policy=placement.Policy()
+            ready,
+            capacity=room,
+            shares=history.shares(connection, half_life_s=half_life_s),
+            now=db.now(connection),
+            policy=placement.Policy(),
         )
     if not decided.assignments and not explain:
         return 0
     with database.write() as connection:
         placed = admission.enqueue_all(connection, decided.assignments, term=term)
         if explain:
-            reasons = {job_id: found.reason for job_id, found in decided.waiting.items()}
-            admission.explain(connection, reasons, term=term)
+            admission.explain(connection, decided.waiting, term=term)
     return len(placed)
+
+
+def _any_free(room: Capacity) -> bool:
+    """Whether anything could be placed at all."""
+    return any(device.free_cores for device in room.devices) or any(host.free_slots for host in room.hosts)
 
 
 def send(database: Database, *, sender: Sending, term: int | None) -> int:

@@ -44,6 +44,7 @@ class Settings:
         queued_resend_s: after how long an unclaimed message is sent again.
         log_limit_bytes: how much of an attempt's output is kept.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
+        share_half_life_s: after which half of what an owner has used no longer counts against him.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
         run_limits_s: by stage, how long an attempt may run whose submission says nothing; a stage that is not there has
             no limit. Far above what stages take, for it is there for what hangs: only then is an attempt that still
@@ -65,6 +66,7 @@ class Settings:
     queued_resend_s: float = 10.0
     log_limit_bytes: int = 64 << 20
     cancel_grace_s: float = 1.0
+    share_half_life_s: float = 24 * 3600.0
     cancel_poll_s: float = 0.5
     run_limits_s: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RUN_LIMITS_S))
 
@@ -115,6 +117,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
         log_limit_bytes=int(environ.get("FARM_LOG_LIMIT_BYTES") or draft.log_limit_bytes),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
+        share_half_life_s=float(environ.get("FARM_SHARE_HALF_LIFE_S") or draft.share_half_life_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
         run_limits_s=_run_limits(environ.get("FARM_RUN_LIMITS") or ""),
     )
@@ -141,6 +144,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
         "FARM_LOG_LIMIT_BYTES": str(settings.log_limit_bytes),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
+        "FARM_SHARE_HALF_LIFE_S": repr(settings.share_half_life_s),
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
         "FARM_RUN_LIMITS": ",".join(
             f"{stage}={settings.run_limits_s[stage]!r}s" if stage in settings.run_limits_s else f"{stage}=none"

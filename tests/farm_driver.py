@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, attempts, db, inventory, models, records, wire
+from farm import admission, attempts, candidates, db, inventory, models, records, wire
 from farm.states import JobState
 from qeff_engine import actions, spec
 
@@ -142,7 +142,7 @@ class Driver:
         while True:
             num_admitted = self.admit()
             with self.database.read() as connection:
-                ready = admission.ready(connection, limit=1000)
+                ready = candidates.ready(connection, limit=1000)
             if not ready and not num_admitted:
                 return
             for job in ready:

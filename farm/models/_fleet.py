@@ -45,6 +45,7 @@ devices = sa.Table(
     sa.Column("drained", sa.Text),  # why a user lets it get no new work; NULL: it gets some
     sa.Column("drained_by", sa.Text),
     sa.Column("drained_at", TIME),
+    sa.Column("models", sa.JSON),  # that it has run lately, the last one first
     sa.Column("checked_at", TIME, nullable=False),
     sa.CheckConstraint(one_of("health", HEALTH_STATES), name="health"),
     sa.UniqueConstraint("host_id", "board_serial", "pci_address"),

@@ -10,7 +10,7 @@ from farm.states import FINAL, LIVE, JobState
 ATTEMPT_STATES = ("running", "succeeded", "failed", "cancelled", "interrupted", "lost")
 KINDS = ("interactive", "nightly", "sweep")
 
-_URGENCY = (sa.text("priority DESC"), "ready_at", "id")
+_LINES = ("owner", "kind", sa.text("priority DESC"), "ready_at", "id")
 
 submissions = sa.Table(
     "submissions",
@@ -50,6 +50,7 @@ jobs = sa.Table(
     sa.Column("kind", sa.Text, nullable=False, server_default="sweep"),  # the submission's, or a follower's if sooner
     sa.Column("stage", sa.Text, nullable=False),
     sa.Column("label", sa.Text, nullable=False),  # for people: "compile 14 cores fp16"
+    sa.Column("model", sa.Text, nullable=False, server_default=""),  # source@revision: what predictions go by
     sa.Column("spec", sa.JSON, nullable=False),  # qeff_engine.spec, JSON form
     sa.Column("plan_key", sa.Text, nullable=False),  # digest of spec and plan keys of inputs: known at submit
     sa.Column("action_key", sa.Text),  # digest by content: known once the inputs are done
@@ -101,9 +102,10 @@ jobs = sa.Table(
     sa.CheckConstraint("held IN (0, 1)", name="held"),
     sa.Index("ix_jobs_submission_id", "submission_id"),
     partial_index("uq_jobs_live_action_key", "action_key", unique=True, where=one_of("state", list(LIVE))),
-    # One for each kind of place, in the order in which places are given: no line is searched for the other's jobs.
-    partial_index("ix_jobs_ready_for_cores", *_URGENCY, where="state = 'ready' AND held = 0 AND num_cores > 0"),
-    partial_index("ix_jobs_ready_for_slots", *_URGENCY, where="state = 'ready' AND held = 0 AND num_cores = 0"),
+    # One for each kind of place. Each owner, kind and priority is a line of its own, oldest first: whoever comes first
+    # in a line comes before all behind him, so the heads of the lines are all that placement has to look at.
+    partial_index("ix_jobs_ready_for_cores", *_LINES, where="state = 'ready' AND held = 0 AND num_cores > 0"),
+    partial_index("ix_jobs_ready_for_slots", *_LINES, where="state = 'ready' AND held = 0 AND num_cores = 0"),
     partial_index("ix_jobs_admissible", "id", where="state = 'waiting' AND remaining = 0 AND leader_id IS NULL"),
     partial_index("ix_jobs_queued", "queued_at", where="state = 'queued'"),
     partial_index("ix_jobs_leader_id", "leader_id", where="leader_id IS NOT NULL"),
@@ -154,10 +156,13 @@ attempts = sa.Table(
     sa.Column("peak_rss_bytes", sa.BigInteger),
     sa.Column("figures", sa.JSON),
     sa.Column("log_path", sa.Text),  # relative to the log directory
+    sa.Column("learnt", sa.Integer, nullable=False, server_default="0"),  # 1: history and its owner's use have it
     sa.CheckConstraint(one_of("state", ATTEMPT_STATES), name="state"),
     sa.CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
     partial_index("uq_attempts_running", "job_id", unique=True, where="state = 'running'"),
+    sa.CheckConstraint("learnt IN (0, 1)", name="learnt"),
     partial_index("ix_attempts_lease", "lease_until", where="state = 'running'"),
+    partial_index("ix_attempts_unlearnt", "finished_at", where="learnt = 0 AND finished_at IS NOT NULL"),
     partial_index("uq_attempts_succeeded", "job_id", unique=True, where="state = 'succeeded'"),
 )
 

@@ -18,12 +18,29 @@ _CHECKED = (
     ("submissions", "kind", f"TEXT DEFAULT 'sweep' NOT NULL CONSTRAINT ck_submissions_kind CHECK ({_KINDS})"),
     ("jobs", "kind", f"TEXT DEFAULT 'sweep' NOT NULL CONSTRAINT ck_jobs_kind CHECK ({_KINDS})"),
     ("jobs", "held", "INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_jobs_held CHECK (held IN (0, 1))"),
+    ("attempts", "learnt", "INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_attempts_learnt CHECK (learnt IN (0, 1))"),
 )
 
 _INDEXES = (
-    ("ix_jobs_deadline_at", "deadline_at", "finished_at IS NULL AND deadline_at IS NOT NULL"),
-    ("ix_jobs_wait_limit_s", "id", "state = 'ready' AND wait_limit_s IS NOT NULL"),
+    ("ix_jobs_deadline_at", "jobs", "deadline_at", "finished_at IS NULL AND deadline_at IS NOT NULL"),
+    ("ix_jobs_wait_limit_s", "jobs", "id", "state = 'ready' AND wait_limit_s IS NOT NULL"),
+    ("ix_attempts_unlearnt", "attempts", "finished_at", "learnt = 0 AND finished_at IS NOT NULL"),
 )
+
+# Index and its condition, by how it is ordered before and after.
+_READY = (
+    ("ix_jobs_ready_for_cores", "num_cores > 0"),
+    ("ix_jobs_ready_for_slots", "num_cores = 0"),
+)
+_BY_URGENCY = ("priority DESC, ready_at, id", "state = 'ready'")
+_BY_LINES = ("owner, kind, priority DESC, ready_at, id", "state = 'ready' AND held = 0")
+
+
+def _order_ready(columns: str, condition: str) -> None:
+    """Make the indexes of ready jobs anew, in another order."""
+    for name, wanted in _READY:
+        op.execute(f"DROP INDEX {name}")
+        op.execute(f"CREATE INDEX {name} ON jobs ({columns}) WHERE {condition} AND {wanted}")
 
 
 def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
@@ -36,6 +53,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
         ),
         "jobs": (
             sa.Column("owner", sa.Text, nullable=False, server_default=""),
+            sa.Column("model", sa.Text, nullable=False, server_default=""),
             sa.Column("exclusive", sa.Boolean, nullable=False, server_default=_FALSE),
             sa.Column("needs", sa.JSON),
             sa.Column("ram_bytes", sa.BigInteger, nullable=False, server_default="0"),
@@ -82,23 +100,10 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("drained", sa.Text),
             sa.Column("drained_by", sa.Text),
             sa.Column("drained_at", sa.Double),
+            sa.Column("models", sa.JSON),
         ),
         "host_leases": (sa.Column("ram_bytes", sa.BigInteger, nullable=False, server_default="0"),),
     }
-
-
-def _index_ready_jobs(*, also: str) -> None:
-    """Make the indexes of ready jobs anew, over those that ``also`` holds for."""
-    for kind, comparison in (("cores", ">"), ("slots", "=")):
-        where = sa.text(f"state = 'ready'{also} AND num_cores {comparison} 0")
-        op.drop_index(f"ix_jobs_ready_for_{kind}", table_name="jobs")
-        op.create_index(
-            f"ix_jobs_ready_for_{kind}",
-            "jobs",
-            [sa.text("priority DESC"), "ready_at", "id"],
-            sqlite_where=where,
-            postgresql_where=where,
-        )
 
 
 def upgrade() -> None:
@@ -108,10 +113,10 @@ def upgrade() -> None:
             op.add_column(table, column)
     for table, name, definition in _CHECKED:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
-    _index_ready_jobs(also=" AND held = 0")
-    for name, column, where in _INDEXES:
-        op.create_index(name, "jobs", [column], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    for name, table, column, where in _INDEXES:
+        op.create_index(name, table, [column], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
     op.execute("UPDATE jobs SET owner = (SELECT owner FROM submissions WHERE submissions.id = jobs.submission_id)")
+    _order_ready(*_BY_LINES)
     op.create_table(
         "owners",
         sa.Column("name", sa.Text),
@@ -133,9 +138,9 @@ def downgrade() -> None:
     """Take them away again."""
     op.drop_table("history")
     op.drop_table("owners")
-    _index_ready_jobs(also="")
-    for name, *_ in _INDEXES:
-        op.drop_index(name, "jobs")
+    for name, table, *_ in _INDEXES:
+        op.drop_index(name, table)
+    _order_ready(*_BY_URGENCY)
     for table, name, _ in reversed(_CHECKED):
         op.drop_column(table, name)
     for table, columns in reversed(_columns().items()):

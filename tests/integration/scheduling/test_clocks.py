@@ -13,7 +13,7 @@ from farm.models import jobs as job_rows
 from farm.records import Limits, Usage
 from farm.states import JobState
 from qeff_engine.errors import FailureClass
-from tests import farm_books
+from tests.proof import invariants
 
 LONG_S = 1000.0
 
@@ -73,7 +73,7 @@ def test_a_job_that_waits_too_long_for_a_place_fails_and_blocks_what_needs_it(ea
     }
     assert failure(each_database, ids["resolve"]) == ("timeout", "It waited longer than 16m40s for a place.")
     assert expire(each_database) == 0
-    farm_books.check(each_database)
+    invariants.check(each_database)
 
 
 def test_running_and_the_pause_after_a_failure_are_no_waiting(each_database: Database) -> None:
@@ -123,7 +123,7 @@ def test_all_that_has_not_begun_fails_when_the_deadline_has_passed(each_database
         "run 8 cores": "failed",
     }
     assert failure(each_database, ids["run 8 cores"]) == ("timeout", expiry.DEADLINE_PASSED)
-    farm_books.check(each_database)
+    invariants.check(each_database)
 
 
 def test_whoever_shares_the_work_of_a_job_that_is_too_late_goes_on_without_it(each_database: Database) -> None:
@@ -195,7 +195,7 @@ def test_an_attempt_that_its_node_does_not_end_is_taken_as_a_timeout_and_its_cor
         assert states(each_database, ids)["run 8 cores"] == state
         with each_database.read() as connection:
             assert set(connection.scalars(sa.select(core_leases.c.state))) == {"draining"}
-        farm_books.check(each_database)
+        invariants.check(each_database)
         with each_database.write() as connection:
             attempts.confirm_gone(connection, host_id=host.host_id, job_id=claimed.job_id, attempt=claimed.attempt)
     assert failure(each_database, ids["run 8 cores"]) == (

@@ -15,6 +15,7 @@ from farm.db import Database
 from farm.dispatch import BrokerDown
 from farm.errors import StaleTransition
 from farm.models import core_leases, outbox
+from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.records import Message
 from farm.scheduler import Counts
@@ -140,6 +141,7 @@ def test_an_attempt_whose_lease_is_over_is_taken_and_its_cores_drain(world: Worl
         assert set(connection.scalars(sa.select(core_leases.c.state))) == {"draining"}
     with world.database.write() as connection:
         attempts.confirm_gone(connection, host_id=world.host.host_id, job_id=run.id, attempt=run.attempt)
+        connection.execute(sa.update(job_rows).values(not_before=0.0))  # the pause before it is tried again
     world.finish(submission_id)
     assert world.jobs(submission_id)[-1].state is JobState.SUCCEEDED
 

