@@ -118,9 +118,7 @@ def claim_all(
     room.write(connection)
     inputs = _inputs(connection, [job.id for job in taken], at=at)
     return Claims(
-        taken=tuple(
-            _told(job, grants=places[job.id].grants, inputs=inputs[job.id], limits=limits[job.id]) for job in taken
-        ),
+        taken=tuple(_told(job, place=places[job.id], inputs=inputs[job.id], limits=limits[job.id]) for job in taken),
         refused=refused,
     )
 
@@ -221,7 +219,7 @@ def _inputs(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> 
     return found
 
 
-def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str], limits: _Limits) -> Claim:
+def _told(job: Any, *, place: _Place, inputs: dict[str, str], limits: _Limits) -> Claim:
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
@@ -231,7 +229,9 @@ def _told(job: Any, *, grants: tuple[Grant, ...], inputs: dict[str, str], limits
         spec=job.spec,
         priority=job.priority,
         inputs=inputs,
-        grants=grants,
+        grants=place.grants,
+        ram_bytes=place.ram_bytes,
+        ram_known=bool(job.ram_bytes),
         run_limit_s=limits.run_limit_s,
         left_s=limits.left_s,
     )

@@ -52,6 +52,8 @@ class Claim:
         grants: cores held; empty for a stage that holds a host slot.
         run_limit_s: how long it may run; None for as long as it takes.
         left_s: until the deadline of the whole; None when there is none.
+        ram_bytes: memory of the host that is reserved for it.
+        ram_known: that is what it was predicted to need; else it is a slot's share.
     """
 
     job_id: int
@@ -65,6 +67,8 @@ class Claim:
     grants: tuple[Grant, ...]
     run_limit_s: float | None = None
     left_s: float | None = None
+    ram_bytes: int = 0
+    ram_known: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class Settings:
         lease_s: how long a claim holds without a heartbeat.
         heartbeat_s: how often a supervisor renews.
         queued_resend_s: after how long an unclaimed message is sent again.
+        meter_s: how often a node looks at what its attempts use.
+        memory_factor: how many times the memory that was predicted a stage may hold.
         log_limit_bytes: how much of an attempt's output is kept.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         share_half_life_s: after which half of what an owner has used no longer counts against him.
@@ -64,6 +66,8 @@ class Settings:
     lease_s: float = 60.0
     heartbeat_s: float = 2.0
     queued_resend_s: float = 10.0
+    meter_s: float = 1.0
+    memory_factor: float = 2.0
     log_limit_bytes: int = 64 << 20
     cancel_grace_s: float = 1.0
     share_half_life_s: float = 24 * 3600.0
@@ -115,6 +119,8 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         lease_s=float(environ.get("FARM_LEASE_S") or draft.lease_s),
         heartbeat_s=float(environ.get("FARM_HEARTBEAT_S") or draft.heartbeat_s),
         queued_resend_s=float(environ.get("FARM_QUEUED_RESEND_S") or draft.queued_resend_s),
+        meter_s=float(environ.get("FARM_METER_S") or draft.meter_s),
+        memory_factor=float(environ.get("FARM_MEMORY_FACTOR") or draft.memory_factor),
         log_limit_bytes=int(environ.get("FARM_LOG_LIMIT_BYTES") or draft.log_limit_bytes),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         share_half_life_s=float(environ.get("FARM_SHARE_HALF_LIFE_S") or draft.share_half_life_s),
@@ -142,6 +148,8 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_LEASE_S": repr(settings.lease_s),
         "FARM_HEARTBEAT_S": repr(settings.heartbeat_s),
         "FARM_QUEUED_RESEND_S": repr(settings.queued_resend_s),
+        "FARM_METER_S": repr(settings.meter_s),
+        "FARM_MEMORY_FACTOR": repr(settings.memory_factor),
         "FARM_LOG_LIMIT_BYTES": str(settings.log_limit_bytes),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_SHARE_HALF_LIFE_S": repr(settings.share_half_life_s),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -51,6 +52,9 @@ def _note_start(context: StageContext) -> None:
         (Path(folder) / context.out.parent.name).touch()
 
 
+_LIMITS = ("RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_DATA")
+
+
 def _say_environment(argument: str, context: StageContext) -> None:
     facts = {
         "environ": dict(os.environ),
@@ -59,6 +63,12 @@ def _say_environment(argument: str, context: StageContext) -> None:
         "tmp": tempfile.mkdtemp(),
         "stdin": sys.stdin.read() if not sys.stdin.closed else "",
         "threads": threading.active_count(),
+        "descriptors": sorted(int(entry.name) for entry in os.scandir("/proc/self/fd"))[:-1],
+        "oom_score": int(Path("/proc/self/oom_score_adj").read_text()),
+        "nice": os.nice(0),
+        "umask": os.umask(0o022),
+        "limits": {name: resource.getrlimit(getattr(resource, name))[0] for name in _LIMITS},
+        "initial_environ": Path("/proc/self/environ").read_text(),
     }
     Path(argument).write_text(json.dumps(facts))
 
@@ -132,6 +142,41 @@ def _relay(argument: str, context: StageContext) -> None:
     subprocess.Popen([sys.executable, "-S", "-c", code])
 
 
+_USE = """
+import pathlib, sys, time
+sys.argv.pop(0)
+held = b"x" * (int(sys.argv[0]) << 20)
+while time.process_time() < float(sys.argv[1]): pass
+pathlib.Path(sys.argv[2]).touch()
+if len(sys.argv) > 3: time.sleep(600)
+"""
+
+
+def _use(argument: str, context: StageContext) -> None:
+    """Let grandchildren whose parents have ended use ``NUMBER:MIB:CPU_S:FILE``; with ``:on`` nobody ever ends."""
+    number, mib, cpu_s, path, *on = argument.split(":")
+    files = [Path(f"{path}.{index}") for index in range(int(number))]
+    for file in files:
+        command = [sys.executable, "-S", "-c", _USE, mib, cpu_s, str(file), *on]
+        code = f"import subprocess; subprocess.Popen({command})"
+        subprocess.run([sys.executable, "-S", "-c", code], check=True)
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+    if on:
+        Path(path).write_text("all")
+        time.sleep(600)
+    while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        time.sleep(0.01)
+
+
+def _litter(argument: str, context: StageContext) -> None:
+    """Leave files in the temporary and in the working directory, one in a directory that may not be written to."""
+    place = Path(tempfile.mkdtemp())
+    (place / "file").touch()
+    place.chmod(0o500)
+    (context.work / "file").touch()
+
+
 def _deaf(argument: str, context: StageContext) -> None:
     """Do not listen to SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -173,6 +218,8 @@ ACTIONS = {
     "flee": _flee,
     "fork": _fork,
     "relay": _relay,
+    "use": _use,
+    "litter": _litter,
     "deaf": _deaf,
     "raise": _raise,
     "signal": _signal,

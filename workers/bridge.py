@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +50,8 @@ _ALLOWED = (
     "QAIC_",
     "QEFF_",
 )
+_NICENESS = 5  # of a stage without a device: leases are renewed in time. What runs on a device is being measured
+_SPARE_CPU_S = 60
 _VISIBLE_DEVICES = "QAIC_VISIBLE_DEVICES"
 _SECRET = ("HF_TOKEN", "HF_TOKEN_PATH")  # only the stage that downloads needs them
 
@@ -92,7 +96,14 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
             qids=[grant.qid for grant in claim.grants],
         ),
         num_threads=workplace.num_threads,
+        niceness=0 if claim.grants else _NICENESS,
+        cpu_limit_s=None if claim.run_limit_s is None else _cpu_limit_s(claim.run_limit_s),
     )
+
+
+def _cpu_limit_s(run_limit_s: float) -> int:
+    """CPU seconds that no process can use within a running limit, however many processors the host has."""
+    return math.ceil(run_limit_s * (os.cpu_count() or 1)) + _SPARE_CPU_S
 
 
 def allowed(environ: Mapping[str, str]) -> dict[str, str]:
@@ -106,6 +117,8 @@ def environment(
     """The environment of a stage: what is allowed of the node's, its own directory for temporary files, its devices."""
     seen = {name: value for name, value in environ.items() if _is_allowed(name, stage=stage)}
     seen["TMPDIR"] = str(scratch / "tmp")
+    if not any(name == "LANG" or name.startswith("LC_") for name in seen):
+        seen["LANG"] = "C.UTF-8"  # so that tools print what a log can hold
     if sdk_root is not None:
         seen["QAIC_SDK_ROOT"] = str(sdk_root)
     if qids:

@@ -7,12 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from farm.errors import NotFound
 from qeff_engine import toolchain
 from qeff_engine.errors import Infrastructure
 from qeff_engine.sdk import devices, location
+from workers import memory
 
 _RAM_OF_SLOT_BYTES = 4 << 30  # what a stage without a device should find
 
@@ -23,7 +22,7 @@ class HostFacts:
 
     Attributes:
         num_cpus: processors that this process may use.
-        ram_bytes: physical memory.
+        ram_bytes: memory that processes of it may have altogether.
         num_slots: stages without a device that run at the same time.
         toolchain: version by name.
     """
@@ -37,7 +36,7 @@ class HostFacts:
 def host_facts(sdk: location.Sdk | None, *, num_slots: int | None = None) -> HostFacts:
     """The facts of this host; as many slots as processors and memory allow unless told."""
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ram_bytes = psutil.virtual_memory().total
+    ram_bytes = memory.look().total_bytes
     return HostFacts(
         num_cpus=num_cpus,
         ram_bytes=ram_bytes,

@@ -21,6 +21,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -67,15 +68,8 @@ class Group:
 
     def members(self) -> list[psutil.Process]:
         """Its processes that have not ended. A zombie has ended: it holds nothing but its number."""
-        leader = _process(self.pid) if self.pid else None
-        # When the number was given away again nobody of the session was left.
-        stranger = leader is not None and not self._created_then(leader)
-        session = 0 if stranger else self.pid
-        pids = [pid for pid in psutil.pids() if (session and _session(pid) == session) or self._marks(pid)]
-        found = [process for pid in pids if (process := _process(pid))]
-        if leader is not None and not stranger and self.pid not in pids:
-            found.append(leader)  # forked already, but not yet the leader of its own session
-        return [process for process in found if _alive(process)]
+        (found,) = census([self])
+        return found
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to every member, to whole process groups at once: nobody in one can fork away from it."""
@@ -120,25 +114,31 @@ class Group:
         except psutil.NoSuchProcess:
             return True  # it has just ended; others of its session may live
 
-    def _marks(self, pid: int) -> bool:
-        if not self.mark or sys.platform != "linux":
-            return False
-        try:
-            return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0] == self.mark
-        except OSError:  # it has ended, or is another user's
-            return False
+    def _leader(self) -> psutil.Process | None:
+        """The leader, unless it has ended; when its number was given away again nobody of the session was left."""
+        leader = _process(self.pid) if self.pid else None
+        return leader if leader is not None and self._created_then(leader) else None
 
-    def usage(self) -> tuple[float, int]:
-        """CPU seconds of the members and the children they have waited for, and their resident bytes."""
-        cpu_s, rss_bytes = 0.0, 0
-        for process in self.members():
-            try:
-                times = process.cpu_times()
-                rss_bytes += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-            cpu_s += times.user + times.system + times.children_user + times.children_system
-        return cpu_s, rss_bytes
+    def _session(self) -> int:
+        """The number of its session; 0 when that is not known or somebody else's."""
+        return self.pid if self._leader() is not None or not psutil.pid_exists(self.pid) else 0
+
+
+def census(groups: Sequence[Group]) -> list[list[psutil.Process]]:
+    """The members of each of some groups, with one look at all processes of the host."""
+    sessions = {number: index for index, group in enumerate(groups) if (number := group._session())}
+    marks = {group.mark: index for index, group in enumerate(groups) if group.mark and sys.platform == "linux"}
+    found: list[dict[int, psutil.Process]] = [{} for _ in groups]
+    for pid in psutil.pids():
+        index = sessions.get(_session(pid))
+        if index is None and marks:
+            index = marks.get(_mark(pid))
+        if index is not None and (process := _process(pid)) is not None:
+            found[index][pid] = process
+    for group, members in zip(groups, found, strict=True):
+        if group.pid not in members and (leader := group._leader()) is not None:
+            members[group.pid] = leader  # forked already, but not yet the leader of its own session
+    return [[process for process in members.values() if _alive(process)] for members in found]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,6 +186,14 @@ class AttemptRecord:
 
     def _path(self, directory: Path) -> Path:
         return directory / f"{self.job_id}.{self.attempt}.json"
+
+
+def _mark(pid: int) -> int:
+    """What a process wears where a mark would be; 0 when it has ended or is another user's."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
+    except OSError:
+        return 0
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -32,6 +32,7 @@ from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
 from workers.intake import CarryOut, Intake
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.steering import Steering
 from workers.supervisor import carry_out
 from workers.workplace import Stopping, Workplace
@@ -186,6 +187,7 @@ class _Node:
             sdk_root=self._sdk.root if self._sdk is not None else None,
             environ=environ,
             num_threads=max(1, facts.num_cpus // facts.num_slots),
+            meter=Meter(period_s=self._settings.meter_s, lock=self._settings.run_dir / "memory.lock"),
             steering=Steering(self._database, poll_s=self._settings.cancel_poll_s),
             stopping=self._stopping,
         )

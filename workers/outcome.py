@@ -55,12 +55,13 @@ def failed(failure_class: FailureClass, message: str, *, exit_code: int | None =
     return Outcome(ending=Ending.FAILED, failure_class=failure_class, message=message, exit_code=exit_code)
 
 
-def of_process(said: Mapping[str, Any] | None, *, exit_code: int, out_of_memory: bool) -> Outcome:
+def of_process(said: Mapping[str, Any] | None, *, exit_code: int, out_of_memory: bool, excess: str = "") -> Outcome:
     """The outcome of a stage process that ended without being asked to.
 
     Args:
         said: its last line, see :mod:`workers.stage_process`; None when it said nothing.
         exit_code: negative for a signal.
+        excess: why the node killed it for the memory that it held; empty when it did not.
         out_of_memory: the kernel killed processes for want of memory meanwhile.
     """
     if said is not None and "artifact" in said:
@@ -68,9 +69,14 @@ def of_process(said: Mapping[str, Any] | None, *, exit_code: int, out_of_memory:
         return Outcome(ending=Ending.SUCCEEDED, artifact=artifact, figures=said["figures"], exit_code=exit_code)
     if said is not None:
         return failed(FailureClass(said["failure_class"]), said["message"], exit_code=exit_code)
+    if excess:
+        return failed(FailureClass.OUT_OF_MEMORY_HOST, excess, exit_code=exit_code)
     if exit_code >= 0:
         message = f"The stage process ended with exit code {exit_code} without a word. Its log may say why."
         return failed(FailureClass.BUG, message, exit_code=exit_code)
+    if -exit_code == signal.SIGXCPU:
+        message = "The kernel ended the stage process: it computed for longer than its running limit allows."
+        return failed(FailureClass.TIMEOUT, message, exit_code=exit_code)
     name = _signal_name(-exit_code)
     if -exit_code in _OWN_FAULTS:
         message = f"The stage process crashed with {name}. The end of its log shows where."

@@ -6,7 +6,6 @@ it prints goes to the attempt's log.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import faulthandler
@@ -33,6 +32,7 @@ from workers.groups import AttemptRecord, Group, wear
 
 OUTCOME = "outcome"  # kind of the last line; the others are kinds of events
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_MOST_FILES = 1 << 16  # many programs close all that they might have
 _OOM_SCORE = 500  # the kernel shall end the stage, not the node or the database
 
 
@@ -52,6 +52,9 @@ class Order:
         devices: granted cores.
         environ: all environment variables that it shall have.
         num_threads: threads for tensor mathematics.
+        niceness: how far it lets the farm's own processes go first.
+        cpu_limit_s: CPU seconds after which the kernel ends a process of it, should nobody else do that; None for no
+            limit.
     """
 
     entry: str
@@ -65,6 +68,8 @@ class Order:
     devices: tuple[DeviceGrant, ...]
     environ: dict[str, str]
     num_threads: int
+    niceness: int = 0
+    cpu_limit_s: int | None = None
 
 
 def main(order: Order, wires: Wires) -> None:
@@ -80,18 +85,23 @@ def main(order: Order, wires: Wires) -> None:
         code = 0
     except BaseException as error:  # noqa: BLE001  the outermost step: whatever it is becomes an outcome
         outcome = _failure(error)
-    reporter.close(outcome)
-    _wait_for_children()
+    reporter.close({**outcome, "alone": _wait_for_children()})
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the interpreter's own way out would wait for threads that a library left
 
 
-def _wait_for_children() -> None:
-    """Wait for those that have ended already, so that what they used counts as used by this process."""
-    with contextlib.suppress(ChildProcessError):
+def _wait_for_children() -> bool:
+    """Wait for those that have ended already, so that what they used counts as used by this process.
+
+    Returns whether there are no others. As orphans of this process's tools become its children, it is then alone.
+    """
+    try:
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
+    except ChildProcessError:
+        return sys.platform == "linux"
+    return False
 
 
 class _Reporter:
@@ -152,9 +162,7 @@ def _settle_in(order: Order) -> None:
     """Leave a trace for a later node, then take on limits, environment and working directory."""
     group = Group.of(os.getpid(), mark=order.record.group.mark)
     dataclasses.replace(order.record, group=group).write(order.records)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    _take_limits(order)
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text(str(_OOM_SCORE))
@@ -168,6 +176,28 @@ def _settle_in(order: Order) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(order.num_threads)
+
+
+def _take_limits(order: Order) -> None:
+    """Take on what the kernel shall enforce.
+
+    No limit of address space (RLIMIT_AS) nor of data (RLIMIT_DATA): both count mapped weights, the second those that
+    are mapped for private writing. Memory is watched instead, see :mod:`workers.meter`.
+    """
+    _lower(resource.RLIMIT_CORE, 0)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MOST_FILES if most_files == resource.RLIM_INFINITY else min(most_files, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, most_files))
+    if order.cpu_limit_s is not None:
+        _lower(resource.RLIMIT_CPU, order.cpu_limit_s)
+    os.umask(0o022)
+    os.nice(order.niceness)
+
+
+def _lower(limit: int, value: int) -> None:
+    _, most = resource.getrlimit(limit)
+    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    resource.setrlimit(limit, (value, most))
 
 
 def _carry_out(order: Order, *, reporter: _Reporter) -> dict[str, Any]:

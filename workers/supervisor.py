@@ -26,8 +26,8 @@ from farm.records import Claim, Success, Usage
 from qeff_engine.errors import FailureClass
 from workers import bridge, outcome, stage_process
 from workers.forks import Child
-from workers.groups import Group
 from workers.lease import Lease, RunningTime, Verdict
+from workers.meter import Gauge, Use, use_of
 from workers.outcome import Ending, Outcome
 from workers.stage_log import StageLog
 from workers.stage_process import Order
@@ -65,8 +65,6 @@ class Attempt:
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
         self._progress: str | None = None
         self._fraction: float | None = None
-        self._cpu_s = 0.0
-        self._peak_rss_bytes = 0
         self._oom_kills = _oom_kills()
 
     def run(self) -> None:
@@ -81,9 +79,12 @@ class Attempt:
             result = started
         else:
             child = dataclasses.replace(started, group=dataclasses.replace(started.group, mark=order.record.group.mark))
-            result = self._watch(child)
+            with self._place.meter.attempt(
+                child.group, reserved_bytes=self._claim.ram_bytes, limit_bytes=self._memory_limit_bytes()
+            ) as gauge:
+                result = self._watch(child, gauge=gauge)
             self._log.close()
-            if not child.group.kill():
+            if not self._is_alone and not child.group.kill():
                 # The kernel does not let go of it: no core of it is free, so the lease runs out and they stay draining.
                 _logger.error("job %d: its processes cannot be killed", self._claim.job_id)
                 return
@@ -106,7 +107,11 @@ class Attempt:
         except (OSError, EOFError) as error:
             return outcome.failed(FailureClass.INFRASTRUCTURE, f"The stage process could not be started: {error!r}.")
 
-    def _watch(self, child: Child) -> Outcome:
+    def _memory_limit_bytes(self) -> int:
+        """What the stage may hold: only of one that has been measured before is it known what is too much."""
+        return int(self._claim.ram_bytes * self._place.settings.memory_factor) if self._claim.ram_known else 0
+
+    def _watch(self, child: Child, *, gauge: Gauge) -> Outcome:
         """Listen until the process has ended, by itself or because it was stopped."""
         channel, log = child.channel, child.log
         with selectors.DefaultSelector() as selector:
@@ -119,12 +124,12 @@ class Attempt:
                 if log in ready and not self._log.take(log):
                     selector.unregister(log)
                 if child.sentinel in ready:
-                    return self._ended(child)
-                asked = self._asked_to_end(child.group)
+                    return self._ended(child, gauge=gauge)
+                asked = self._asked_to_end()
                 if asked is not None:
-                    return self._stop(child, asked=asked)
+                    return self._stop(child, gauge=gauge, asked=asked)
 
-    def _asked_to_end(self, group: Group | None = None) -> Outcome | None:
+    def _asked_to_end(self) -> Outcome | None:
         """Renew the lease if it is time; how the attempt has to end when it may not go on."""
         wish = self._asked.wish
         if wish is not None:
@@ -133,8 +138,6 @@ class Attempt:
             return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
         if self._time.over:
             return outcome.failed(FailureClass.TIMEOUT, self._time.words)
-        if group is not None and self._lease.due_in() == 0:
-            self._sample(group)
         verdict = self._lease.renew_when_due(
             progress=self._progress, fraction=self._fraction, run_left_s=self._time.left_s
         )
@@ -144,29 +147,42 @@ class Attempt:
             return Outcome(ending=Ending.LOST, message="The lease is lost.")
         return None
 
-    def _stop(self, child: Child, *, asked: Outcome) -> Outcome:
+    def _stop(self, child: Child, *, gauge: Gauge, asked: Outcome) -> Outcome:
         """End all processes of the stage: politely first, unless the lease is lost."""
         if asked.ending is not Ending.LOST:
             child.group.end(grace_s=self._place.settings.cancel_grace_s)
-        child.group.kill()
-        ended = self._ended(child)
+        ended = self._ended(child, gauge=gauge)
         if asked.ending in (Ending.INTERRUPTED, Ending.FAILED) and ended.ending is Ending.SUCCEEDED:
             return ended  # it was done already
         return dataclasses.replace(
             asked, exit_code=ended.exit_code, cpu_s=ended.cpu_s, peak_rss_bytes=ended.peak_rss_bytes
         )
 
-    def _ended(self, child: Child) -> Outcome:
-        """The outcome of a process that has ended."""
+    def _ended(self, child: Child, *, gauge: Gauge) -> Outcome:
+        """The outcome of a process that has ended, or is ended by this."""
         self._listen(child.channel)
+        others = Use()
+        if not self._is_alone:
+            left = child.group.members()
+            gauge.note(use_of(left))
+            # Nobody has waited for these, so the kernel's account of the leader is without them.
+            others = use_of([process for process in left if process.pid != child.group.pid])
+            child.group.kill()
         self._log.take(child.log)
         ended = self._place.forks.collect(child)
-        found = outcome.of_process(self._said, exit_code=ended.code, out_of_memory=_oom_kills() > self._oom_kills)
+        found = outcome.of_process(
+            self._said, exit_code=ended.code, out_of_memory=_oom_kills() > self._oom_kills, excess=gauge.excess
+        )
         return dataclasses.replace(
             found,
-            cpu_s=round(max(self._cpu_s, ended.cpu_s), 3),
-            peak_rss_bytes=max(self._peak_rss_bytes, ended.peak_rss_bytes),
+            cpu_s=round(max(gauge.cpu_s, ended.cpu_s + others.cpu_s), 3),
+            peak_rss_bytes=max(gauge.peak_rss_bytes, ended.peak_rss_bytes),
         )
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the process said at its end that it leaves no other: only it knows that without a search."""
+        return bool(self._said and self._said["alone"])
 
     def _listen(self, descriptor: int) -> bool:
         """Read what the process has said; False at the end of the pipe."""
@@ -184,12 +200,6 @@ class Attempt:
                     self._said = fields
                 else:
                     self._progress, self._fraction = fields.get("message"), fields.get("fraction")
-
-    def _sample(self, group: Group) -> None:
-        """Note what the group uses, for an end without words."""
-        cpu_s, rss_bytes = group.usage()
-        self._cpu_s = max(self._cpu_s, round(cpu_s, 3))
-        self._peak_rss_bytes = max(self._peak_rss_bytes, rss_bytes)
 
     def _clean(self, order: Order) -> None:
         """Remove everything the attempt had but its log and its artifact."""

@@ -13,6 +13,7 @@ from farm.db import Database
 from farm.settings import Settings
 from workers.forks import ForkServer
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.steering import Steering
 
 
@@ -76,6 +77,7 @@ class Workplace:
         sdk_root: Cloud AI SDK; None where the host has none.
         environ: environment that stages may see parts of.
         num_threads: threads that one stage may compute with.
+        meter: looks at what its attempts use.
         steering: what users ask of its attempts.
         stopping: set when the node shuts down.
         busy: how many attempts there are.
@@ -94,6 +96,7 @@ class Workplace:
     sdk_root: Path | None
     environ: Mapping[str, str]
     num_threads: int
+    meter: Meter
     steering: Steering
     stopping: Stopping
     busy: Busy = dataclasses.field(default_factory=Busy)

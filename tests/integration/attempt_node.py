@@ -24,6 +24,7 @@ from farm.states import JobState
 from qeff_engine import actions
 from workers.forks import ForkServer
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.steering import Steering
 from workers.supervisor import carry_out
 from workers.workplace import Stopping, Workplace
@@ -138,7 +139,8 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
     home = tmp_path / "home"
     home.mkdir()
     settings = dataclasses.replace(
-        farm_settings.load(home=str(home), environ={}), **{"heartbeat_s": 0.05, "cancel_grace_s": 0.3, **changes}
+        farm_settings.load(home=str(home), environ={}),
+        **{"heartbeat_s": 0.05, "cancel_grace_s": 0.3, "meter_s": 0.05, **changes},
     )
     with testing.fresh_database(settings.database_url) as database:
         host = testing.add_host(database, cores=(16, 16))
@@ -156,6 +158,7 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
             sdk_root=None,
             environ={"PATH": os.environ["PATH"], "FARM_SECRET": "x"},
             num_threads=1,
+            meter=Meter(period_s=settings.meter_s, lock=settings.run_dir / "memory.lock"),
             steering=Steering(database, poll_s=0.05),
             stopping=Stopping(),
         )

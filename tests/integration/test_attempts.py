@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,31 +67,32 @@ def test_a_chain_of_stages_reads_what_the_one_before_published(node: AttemptNode
     assert node.leftovers() == []
 
 
-def test_a_stage_has_a_session_a_directory_and_an_environment_of_its_own(node: AttemptNode, tmp_path: Path) -> None:
+def test_a_stage_has_a_session_a_directory_and_an_environment_of_its_own(tmp_path: Path) -> None:
     said = tmp_path / "said.json"
-    node.run(resolve_job(node, f"environment={said}"))
+    with attempt_node(tmp_path, run_limits_s={"resolve": 100.0}) as node:
+        assert node.run(resolve_job(node, f"environment={said}")).state is JobState.SUCCEEDED
     facts = json.loads(said.read_text())
     assert facts["leader"]
     assert facts["cwd"].startswith(str(node.workplace.scratch))
     assert facts["tmp"].startswith(str(node.workplace.scratch))
     assert facts["stdin"] == ""
     assert "FARM_SECRET" not in facts["environ"]
+    assert "FARM_" not in facts["initial_environ"]
     assert facts["environ"]["TMPDIR"].startswith(str(node.workplace.scratch))
+    assert facts["environ"]["LANG"] == "C.UTF-8"
+    assert len(facts["descriptors"]) == 3 + 2  # and its pipe to the node, and what tells it that the node is gone
+    assert (facts["umask"], facts["nice"], facts["oom_score"]) == (0o022, os.nice(0) + 5, 500)
+    limits = facts["limits"]
+    assert limits["RLIMIT_CORE"] == 0
+    assert limits["RLIMIT_CPU"] == 100 * (os.cpu_count() or 1) + 60
+    assert limits["RLIMIT_NOFILE"] == min(1 << 16, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        assert limits[name] == resource.getrlimit(getattr(resource, name))[0]  # mapped weights would count
+    assert not Path(facts["environ"]["TMPDIR"]).exists()
 
 
-def test_a_run_over_two_devices_holds_the_cores_of_both_and_sees_both(node: AttemptNode, tmp_path: Path) -> None:
-    said = tmp_path / "said.json"
-    plan = small_sweep.plan("model", cores=(8,), prompt=f"environment={said}")
-    *others, last = plan.jobs
-    ids = node.submit(dataclasses.replace(plan, jobs=(*others, dataclasses.replace(last, num_devices=2))))
-    node.run_all(ids[:-1])
-    assert node.run(ids[-1]).state is JobState.SUCCEEDED
-    assert node.figures(ids[-1])["qids"] == [0, 1]
-    assert json.loads(said.read_text())["environ"]["QAIC_VISIBLE_DEVICES"] == "0,1"
-    with node.database.read() as connection:
-        places = connection.scalar(sa.select(attempt_rows.c.placed_on).where(attempt_rows.c.job_id == ids[-1]))
-    assert [(place["qid"], len(place["cores"])) for place in places] == [(0, 8), (1, 8)]
-    assert node.held() == (0, 0)
+def test_a_killed_stage_leaves_nothing_in_its_temporary_directory(node: AttemptNode) -> None:
+    node.run(resolve_job(node, "litter;signal=9"))
     assert node.leftovers() == []
 
 
