@@ -61,8 +61,7 @@ class Store:
             name: for people who look into the directory, such as ``12.1`` for attempt 1 of job 12.
         """
         with self.faults("make a directory in"):
-            self._tmp.mkdir(parents=True, exist_ok=True)
-            wrapper = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._tmp))
+            wrapper = self._new_wrapper(name)
             tree = wrapper / "tree"
             tree.mkdir()
         return tree
@@ -83,7 +82,7 @@ class Store:
                 manifest, looks = survey(tree, cache=self._digests, durable=True)
                 write_atomically(wrapper / "manifest.json", manifest.to_json())
                 verification.write_looks(wrapper, looks, read_at=time.time())
-                _seal(tree)
+                seal(tree)
                 self._install(wrapper, digest=manifest.digest)
         finally:
             self.discard(tree)
@@ -107,7 +106,7 @@ class Store:
             DamagedArtifact: there is no such artifact, or it is not as published; it is out of the way then.
             StorageFault: the store cannot be read.
         """
-        wrapper = self._object(digest)
+        wrapper = self.wrapper(digest)
         with self.faults("read"):
             try:
                 self.verify(digest)
@@ -127,7 +126,7 @@ class Store:
             DamagedArtifact: there is no such artifact, or it is not as published.
             OSError: it cannot be read.
         """
-        wrapper = self._object(digest)
+        wrapper = self.wrapper(digest)
         if not wrapper.is_dir():
             raise DamagedArtifact(
                 f"The store {self.root} has no artifact {digest[:12]}, though the database knows it. "
@@ -145,7 +144,7 @@ class Store:
 
     def blobs(self, digest: str) -> Iterator[Blob]:
         """The bytes that an artifact's files name, an entry per file."""
-        for folder, _, files in os.walk(self._object(digest) / "tree"):
+        for folder, _, files in os.walk(self.wrapper(digest) / "tree"):
             for name in files:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     status = Path(folder, name).stat(follow_symlinks=False)
@@ -155,7 +154,7 @@ class Store:
     def touched_at(self, digest: str) -> float:
         """When an artifact was last published, in seconds since the epoch by the disk's clock; 0 if it is not there."""
         try:
-            return self._object(digest).stat().st_mtime
+            return self.wrapper(digest).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
@@ -170,16 +169,15 @@ class Store:
         Raises:
             StorageFault: the store is read-only.
         """
-        wrapper = self._object(digest)
+        wrapper = self.wrapper(digest)
         with self.faults("delete from"):
-            self._tmp.mkdir(parents=True, exist_ok=True)
             with self.lock(digest):
                 touched_at = self.touched_at(digest)
                 if not touched_at:
                     return True
                 if touched_at > untouched_since or not confirmed():
                     return False
-                grave = Path(tempfile.mkdtemp(prefix="removed-", dir=self._tmp))
+                grave = self._new_wrapper("removed")
                 wrapper.rename(grave / "object")
             remove_tree(grave)
         return True
@@ -191,17 +189,31 @@ class Store:
             StorageFault: the store is read-only.
         """
         with self.faults("move in"), self.lock(digest):
-            self._set_aside(self._object(digest))
+            self._set_aside(self.wrapper(digest))
+
+    def sweep(self, *, untouched_since: float) -> int:
+        """Delete bytes that no artifact names any more; how many. In a directory they go with their last name."""
+        del untouched_since
+        return 0
 
     @contextlib.contextmanager
-    def lock(self, digest: str) -> Iterator[None]:
-        """Be the only one, on all hosts that share the directory, who makes, mends or deletes an artifact."""
+    def lock(self, digest: str, *, kind: str = "objects") -> Iterator[None]:
+        """Be the only one, on all hosts that share the directory, who makes, mends or deletes something.
+
+        Args:
+            digest: of an artifact, or of what ``kind`` says.
+            kind: whose owner may hold a lock of another kind, in one order.
+        """
         import filelock
 
-        path = self.root / "locks" / digest[:2]
+        path = self.root / "locks" / f"{kind}-{digest[:2]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path):
             yield
+
+    def _new_wrapper(self, name: str) -> Path:
+        self._tmp.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._tmp))
 
     def _own(self, tree: Path) -> Path:
         """The wrapper of a tree that this store made; anything else is refused."""
@@ -210,14 +222,19 @@ class Store:
             raise StorageFault(f"{tree} is not a tree in the making of the store {self.root}.")
         return wrapper
 
-    def _object(self, digest: str) -> Path:
+    def wrapper(self, digest: str) -> Path:
+        """Where an artifact lies with what is known about it, if it is there.
+
+        Raises:
+            StorageFault: that is no digest.
+        """
         if not _DIGEST.fullmatch(digest):
             raise StorageFault(f"'{digest}' is not an artifact's digest, expected 64 hexadecimal digits.")
         return self._objects / digest[:2] / digest
 
     def _install(self, wrapper: Path, *, digest: str) -> None:
         """Move a finished wrapper to its place; a sound artifact that is there already stays."""
-        target = self._object(digest)
+        target = self.wrapper(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.lock(digest):
             if target.exists():
@@ -268,7 +285,7 @@ class Store:
             raise StorageFault(f"Cannot {verb} the artifact store {self.root}: {error}. {cure}") from error
 
 
-def _seal(tree: Path) -> None:
+def seal(tree: Path) -> None:
     """Take the right to write from directories and from the files that nobody else links to; sync directories."""
     for folder, _, files in os.walk(tree, topdown=False):
         for name in files:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from farm import disposal, leadership
+from farm import disposal, leadership, stores
 from farm.artifacts import Store
 from farm.db import Database, now
 from farm.disposal import Holdings, Ledger, Leftover
@@ -117,7 +117,9 @@ class Report:
 
 def places(settings: Settings) -> Places:
     """Where the bytes of a farm lie, as this host sees them."""
-    return Places(store=Store(settings.store), scratch=settings.home / "scratch", logs=settings.log_dir)
+    return Places(
+        store=stores.open_store(stores.place(settings)), scratch=settings.home / "scratch", logs=settings.log_dir
+    )
 
 
 def present(connection: sa.Connection) -> list[Entry]:
@@ -243,32 +245,32 @@ def collect(
         at = now(connection)
         entries = present(connection)
         chosen, freed = choose(entries, held=held, roots=needed(connection), policy=policy, at=at)
+        known = {entry.digest for entry in entries} | _struck(connection)
         is_running = _running(connection)
-    orphans = [
-        digest
-        for digest in sorted(set(held) - {entry.digest for entry in entries})
-        if 0 < store.touched_at(digest) < at - ORPHAN_AFTER_S
-    ]
+    old = at - ORPHAN_AFTER_S
+    orphans = [digest for digest in sorted(set(held) - known) if 0 < store.touched_at(digest) < old]
     found = disposal.leftovers(store, scratch=places.scratch, is_running=lambda *key: key in is_running)
     logs: list[Leftover] = []
     if policy.logs_older_than_s is not None and places.logs is not None:
         logs = disposal.old_logs(places.logs, older_than_s=policy.logs_older_than_s)
-    deleted, deleted_bytes = _due(entries, held=held, policy=policy, at=at)
-    if not dry_run:
+    if dry_run:
+        deleted = _due(entries, policy=policy, at=at)
+    else:
         with database.write() as connection:
             condemn(connection, chosen, recent_s=policy.recent_s, term=term)
-        deleted, deleted_bytes = _delete(database, store, held=held, policy=policy, term=term)
+        deleted = _delete(database, store, held=held, policy=policy, term=term)
         for digest in orphans:
-            _remove(database, store, digest, untouched_since=at - ORPHAN_AFTER_S)
+            _remove(database, store, digest, untouched_since=old)
         with store.faults("delete from"):
             disposal.delete([*found, *logs])
+            store.sweep(untouched_since=old)
     return Report(
         num_artifacts=len(held),
         num_bytes=Ledger(held).num_bytes,
         condemned=tuple(chosen),
         condemned_bytes=freed,
         deleted=tuple(deleted),
-        deleted_bytes=deleted_bytes,
+        deleted_bytes=_freed(held, deleted),
         orphans=tuple(orphans),
         orphan_bytes=_freed(held, orphans),
         leftovers=len(found),
@@ -278,30 +280,26 @@ def collect(
     )
 
 
-def _due(entries: Sequence[Entry], *, held: Holdings, policy: Policy, at: float) -> tuple[list[str], int]:
+def _due(entries: Sequence[Entry], *, policy: Policy, at: float) -> list[str]:
     """What a round would delete, if nothing of it is needed."""
-    due = [
+    return [
         entry.digest
         for entry in entries
         if entry.condemned_at is not None and entry.condemned_at <= at - policy.grace_s and not entry.pinned
     ]
-    return due, _freed(held, due)
 
 
-def _delete(
-    database: Database, store: Store, *, held: Holdings, policy: Policy, term: int | None
-) -> tuple[list[str], int]:
+def _struck(connection: sa.Connection) -> set[str]:
+    return set(connection.scalars(sa.select(artifacts.c.digest).where(artifacts.c.deleted_at.is_not(None))))
+
+
+def _delete(database: Database, store: Store, *, held: Holdings, policy: Policy, term: int | None) -> list[str]:
     """Strike what is due, then delete its bytes, and those of what was struck before a crash."""
     with database.write() as connection:
         strike(connection, grace_s=policy.grace_s, limit=policy.limit, term=term)
-        at = now(connection)
-        gone = connection.scalars(sa.select(artifacts.c.digest).where(artifacts.c.deleted_at.is_not(None))).all()
-    deleted = [
-        digest
-        for digest in sorted(set(gone) & set(held))
-        if _remove(database, store, digest, untouched_since=at - policy.recent_s)
-    ]
-    return deleted, _freed(held, deleted)
+        old = now(connection) - policy.recent_s
+        gone = _struck(connection)
+    return [digest for digest in sorted(gone & set(held)) if _remove(database, store, digest, untouched_since=old)]
 
 
 def _remove(database: Database, store: Store, digest: str, *, untouched_since: float) -> bool:

@@ -89,7 +89,9 @@ def leftovers(
     for path in _entries([store.root / "damaged"]):
         if _set_aside_at(path) < at - DAMAGED_KEPT_S:
             found.append(path)
-    for path in _entries([store.root / "digests"]):
+    parts = store.root / "blobs"
+    found += [path for path in sorted(parts.glob("*/*.part")) if newest(path) < at - LEFTOVER_AFTER_S]
+    for path in _entries([store.root / "digests", store.root / "manifests"]):
         # An entry as old as that is not believed any more; a hidden file is a draft of one.
         limit_s = LEFTOVER_AFTER_S if path.name.startswith(".") else REREAD_AFTER_S
         if newest(path) < at - limit_s:

@@ -82,6 +82,9 @@ class Manifest:
             if found["format"] != FORMAT:
                 raise ValueError(f"the manifest has format {found['format']}, expected {FORMAT}")
             rows = [(str(path), str(sha256), int(size)) for path, sha256, size in found["files"]]
+            for path, _, _ in rows:
+                if path.startswith("/") or ".." in path.split("/"):
+                    raise ValueError(f"the manifest names '{path}', which is not inside of the artifact")
         except (KeyError, TypeError) as error:
             raise ValueError(f"the manifest lacks what it must say ({error!r})") from error
         return cls(files=tuple(FileEntry(path=path, sha256=sha256, num_bytes=size) for path, sha256, size in rows))

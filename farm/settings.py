@@ -34,7 +34,10 @@ class Settings:
         broker_url: of a Redis or Valkey server, see :mod:`farm.brokers`.
         broker_ca: certificates of the authorities that may vouch for an encrypted broker; None for the system's.
         broker_prefix: what the names of all keys and channels on the broker begin with.
-        store: directory of the artifact store.
+        store: directory of the artifact store; with a URL, of what this host has of it.
+        store_url: of a store of several hosts, for fsspec; None: the directory is the store.
+        store_options: of that file system, a JSON object. Secret.
+        store_cache_budget_bytes: of the directory when there is a URL; None: any.
         store_budget_bytes: above which the scheduler deletes artifacts that nobody needs; None: never.
         sdk_root: Cloud AI SDK given by the user; None for the default search.
         owner: who submits.
@@ -57,6 +60,9 @@ class Settings:
     database_url: str = dataclasses.field(repr=False)  # may have a password
     broker_url: str = dataclasses.field(repr=False)
     store: Path
+    store_url: str | None = None
+    store_options: str = dataclasses.field(default="", repr=False)
+    store_cache_budget_bytes: int | None = None
     store_budget_bytes: int | None = None
     sdk_root: Path | None = None
     owner: str = ""
@@ -102,6 +108,9 @@ class Settings:
 def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of the environment; ``home`` (from ``--home``) wins over ``FARM_HOME``."""
     home_path = Path(home or environ.get("FARM_HOME") or _default_home(environ)).expanduser().absolute()
+    store = environ.get("FARM_STORE") or ""
+    is_url = "://" in store
+    directory = environ.get("FARM_STORE_CACHE") if is_url else store
     draft = Settings(home=home_path, database_url="", broker_url="", store=home_path)
     sdk_root = environ.get("QAIC_SDK_ROOT")
     broker_ca = environ.get("FARM_BROKER_CA")
@@ -109,8 +118,11 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         draft,
         database_url=environ.get("FARM_DATABASE_URL") or f"sqlite:///{home_path / 'farm.db'}",
         broker_url=environ.get("FARM_BROKER_URL") or f"redis+socket://{draft.broker_socket}",
-        store=Path(environ.get("FARM_STORE") or home_path / "store").absolute(),
-        store_budget_bytes=sizes.parse(budget) if (budget := environ.get("FARM_STORE_BUDGET")) else None,
+        store=Path(directory or home_path / "store").absolute(),
+        store_url=store if is_url else None,
+        store_options=environ.get("FARM_STORE_OPTIONS") or "",
+        store_cache_budget_bytes=_size(environ.get("FARM_STORE_CACHE_BUDGET")),
+        store_budget_bytes=_size(environ.get("FARM_STORE_BUDGET")),
         sdk_root=Path(sdk_root).absolute() if sdk_root else None,
         owner=environ.get("FARM_OWNER") or _login(),
         broker_ca=Path(broker_ca).absolute() if broker_ca else None,
@@ -142,7 +154,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_DATABASE_URL": settings.database_url,
         "FARM_BROKER_URL": settings.broker_url,
         "FARM_BROKER_PREFIX": settings.broker_prefix,
-        "FARM_STORE": str(settings.store),
+        "FARM_STORE": settings.store_url or str(settings.store),
         "FARM_OWNER": settings.owner,
         "FARM_HOST": settings.host,
         "FARM_LEASE_S": repr(settings.lease_s),
@@ -159,13 +171,23 @@ def to_environ(settings: Settings) -> dict[str, str]:
             for stage in RUN_LIMITS_S
         ),
     }
-    if settings.store_budget_bytes is not None:
-        variables["FARM_STORE_BUDGET"] = str(settings.store_budget_bytes)
     if settings.broker_ca:
         variables["FARM_BROKER_CA"] = str(settings.broker_ca)
+    if settings.store_url is not None:
+        variables |= {"FARM_STORE_CACHE": str(settings.store), "FARM_STORE_OPTIONS": settings.store_options}
+    for name, num_bytes in (
+        ("FARM_STORE_BUDGET", settings.store_budget_bytes),
+        ("FARM_STORE_CACHE_BUDGET", settings.store_cache_budget_bytes),
+    ):
+        if num_bytes is not None:
+            variables[name] = str(num_bytes)
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)
     return variables
+
+
+def _size(text: str | None) -> int | None:
+    return sizes.parse(text) if text else None
 
 
 def _default_home(environ: Mapping[str, str]) -> Path:

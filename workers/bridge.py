@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from farm import stores
 from farm.errors import StorageFault
 from farm.records import Claim
 from qeff_engine.spec import Stage
@@ -82,7 +83,7 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
         entry=workplace.entry,
         stage=str(claim.stage),
         spec=dict(claim.spec),
-        store=workplace.store.root,
+        store=stores.place(workplace.settings, environ=workplace.environ),
         inputs=dict(claim.inputs),
         record=record,
         records=workplace.records,

@@ -19,8 +19,7 @@ import filelock
 import sqlalchemy as sa
 from celery import signals
 
-from farm import db, devices, succession, wire
-from farm.artifacts import Store
+from farm import db, devices, stores, succession, wire
 from farm.errors import Refused
 from farm.records import DeviceRecord
 from farm.settings import Settings
@@ -177,7 +176,7 @@ class _Node:
             settings=self._settings,
             database=self._database,
             ledger=Ledger(self._database),
-            store=Store(self._settings.store),
+            store=stores.open_store(stores.place(self._settings)),
             forks=ForkServer(preload=stages.preload, environ=bridge.allowed(environ)),
             entry=stages.entry,
             host_id=self._host_id,

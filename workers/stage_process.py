@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farm.artifacts import Store
 from farm.errors import StorageFault
+from farm.stores import StorePlace, open_store
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass
 from qeff_engine.stage import DeviceGrant, StageContext
@@ -44,7 +44,7 @@ class Order:
         entry: ``module:function`` that is called as :func:`qeff_engine.pipeline.run_stage` is.
         stage: kind of work.
         spec: JSON form of its spec.
-        store: directory of the artifact store.
+        store: where artifacts are.
         inputs: artifact digest by input name.
         record: what a later node must know; the process adds its group.
         records: directory of such records.
@@ -60,7 +60,7 @@ class Order:
     entry: str
     stage: str
     spec: dict[str, Any]
-    store: Path
+    store: StorePlace
     inputs: dict[str, str]
     record: AttemptRecord
     records: Path
@@ -201,7 +201,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _carry_out(order: Order, *, reporter: _Reporter) -> dict[str, Any]:
-    store = Store(order.store)
+    store = open_store(order.store)
     module, _, function = order.entry.partition(":")
     run_stage = getattr(importlib.import_module(module), function)
     context = StageContext(

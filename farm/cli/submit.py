@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from farm import durations
-from farm.cli import _report, _sweep, _wait, _words
+from farm.cli import _parser, _report, _sweep, _wait, _words
 from farm.cli._context import Context
-from farm.errors import Usage
 
 if TYPE_CHECKING:
     from farm import plan, prediction
@@ -32,12 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     clocks = parser.add_argument_group("limits of time, such as 90s, 30m, 2h, 1d; what is over one ends as a timeout")
     clocks.add_argument(
-        "--wait-limit", type=_duration, metavar="TIME", help="of each job, for a place while it could run (none)"
+        "--wait-limit", type=_parser.duration, metavar="TIME", help="of each job, for a place while it could run (none)"
     )
     clocks.add_argument(
-        "--run-limit", type=_duration, metavar="TIME", help="of each attempt, from the start of its stage (by stage)"
+        "--run-limit",
+        type=_parser.duration,
+        metavar="TIME",
+        help="of each attempt, from the start of its stage (by stage)",
     )
-    clocks.add_argument("--deadline", type=_duration, metavar="TIME", help="of the whole submission, from now (none)")
+    clocks.add_argument(
+        "--deadline", type=_parser.duration, metavar="TIME", help="of the whole submission, from now (none)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and submit nothing")
     parser.add_argument("--wait", action="store_true", help="wait for the end; Ctrl-C stops waiting, not the jobs")
     parser.add_argument("--json", action="store_true", help="one JSON document: {submission, points, jobs, ...}")
@@ -134,10 +137,3 @@ def _label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"'{text}' is not a label, expected KEY=VALUE")
     return key, value
-
-
-def _duration(text: str) -> float:
-    try:
-        return durations.parse(text)
-    except Usage as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

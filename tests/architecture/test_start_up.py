@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "celery", "kombu", "redis", "alembic")
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "celery", "kombu", "redis", "alembic", "fsspec")
 # Nothing that talks to a database or draws belongs in what only reads arguments.
 READING_ARGUMENTS = (*HEAVY, "sqlalchemy", "sqlite3", "rich", "shtab", "psutil", "asyncio")
 

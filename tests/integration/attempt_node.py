@@ -13,9 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, claims, queries, testing
+from farm import admission, claims, queries, stores, testing
 from farm import settings as farm_settings
-from farm.artifacts import Store
 from farm.db import Database
 from farm.models import attempts, core_leases, host_leases
 from farm.plan import Plan
@@ -148,7 +147,7 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
             settings=settings,
             database=database,
             ledger=Ledger(database),
-            store=Store(settings.store),
+            store=stores.open_store(stores.place(settings)),
             forks=FORKS,
             entry="tests.small_stages:run_stage",
             host_id=host.host_id,
