@@ -108,6 +108,7 @@ def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]
     """
     hold_graph(connection, shared=True)
     at = now(connection)
+    ended = sorted(ended, key=lambda one: one.job_id)  # in the order in which heartbeats lock attempts
     results.record_all(connection, [one.artifact for one in ended], at=at)
     rows = [
         {

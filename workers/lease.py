@@ -1,25 +1,35 @@
-"""An attempt's lease as its node sees it: renewed in SQL, trusted by the node's own clock."""
+"""Attempts' leases as their node sees them: renewed in SQL, trusted by the node's own clock.
+
+Renewals have a thread of their own. A database that is cut off may not even refuse, and whoever watches a stage must
+not wait for it: the stage has to end before its lease does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
+import os
+import threading
 import time
+from collections.abc import Iterator
 
-import sqlalchemy.exc
+import sqlalchemy as sa
 
 from farm import attempts, durations
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.records import Claim
 from farm.settings import Settings
 
 _logger = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _SAFETY = 0.25  # part of the lease that must be left when its process is killed, for the killing takes time
+_TOGETHER = 0.25  # part of a heartbeat's pause by which a renewal may come early, to share a transaction
 
 
 class Verdict(enum.Enum):
-    """What a renewal says."""
+    """What a lease says about its attempt."""
 
     HELD = "held"
     CANCEL = "cancel"  # held, and a user asked to stop
@@ -27,56 +37,134 @@ class Verdict(enum.Enum):
 
 
 class Lease:
-    """A claim that was just made.
+    """The lease of one claim; selectors can wait for a change of its verdict.
 
-    Args:
-        database: where it is kept.
-        settings: its length and rhythm.
-        job_id: whose it is.
-        attempt: the fence.
-        since: monotonic time before the claim was made.
+    Attributes:
+        job_id, attempt: whose it is.
+        time: how long the attempt may run.
+        progress, fraction: the stage's last words, which go along with the next renewal.
+        renew_at: monotonic time of the next renewal; only the renewing thread changes it.
     """
 
-    def __init__(self, database: Database, *, settings: Settings, job_id: int, attempt: int, since: float) -> None:
+    def __init__(self, claim: Claim, *, since: float, settings: Settings) -> None:
+        self.job_id, self.attempt = claim.job_id, claim.attempt
+        self.time = RunningTime(run_limit_s=claim.run_limit_s, left_s=claim.left_s, since=since)
+        self.progress: str | None = None
+        self.fraction: float | None = None
+        self.renew_at = since + settings.heartbeat_s
+        self._trusted_s = settings.lease_s * (1 - _SAFETY)
+        self._renewed = since
+        self._told = Verdict.HELD
+        self._reader, self._writer = os.pipe()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the attempt may go on: what the last renewal said, unless that is too long ago."""
+        return Verdict.LOST if self.trusted_for_s <= 0 else self._told
+
+    @property
+    def trusted_for_s(self) -> float:
+        """Seconds until the lease is not trusted any more, if it is not renewed."""
+        return self._renewed + self._trusted_s - time.monotonic()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once a renewal has said something else than that it is held."""
+        return self._reader
+
+    def renewed(self, verdict: Verdict, *, began: float) -> None:
+        """A renewal that began at the monotonic time ``began`` has said something."""
+        if verdict is not Verdict.LOST:
+            self._renewed = began
+        if self._told is Verdict.HELD and verdict is not Verdict.HELD:
+            os.write(self._writer, b".")
+        self._told = verdict
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Leases:
+    """Keeps the leases of a node's attempts: those that are due are renewed together.
+
+    Args:
+        database: where they are kept.
+        settings: their length and rhythm.
+    """
+
+    def __init__(self, database: Database, *, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._job_id = job_id
-        self._attempt = attempt
-        self._renewed = since
-        self._next = since + settings.heartbeat_s
+        self._kept: dict[tuple[int, int], Lease] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
 
-    def due_in(self) -> float:
-        """Seconds until it should be renewed."""
-        return max(0.0, self._next - time.monotonic())
+    @contextlib.contextmanager
+    def keep(self, claim: Claim, *, since: float) -> Iterator[Lease]:
+        """Keep the lease of a claim that was made after the monotonic time ``since``, until the block ends."""
+        key, lease = (claim.job_id, claim.attempt), Lease(claim, since=since, settings=self._settings)
+        with self._changed:
+            self._kept[key] = lease
+            if len(self._kept) == 1:
+                self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_as_due, name="leases", daemon=True)
+                self._thread.start()
+        try:
+            yield lease
+        finally:
+            with self._changed:
+                del self._kept[key]
+                lease.close()
 
-    def renew_when_due(self, *, progress: str | None, fraction: float | None, run_left_s: float | None) -> Verdict:
-        """Renew it if it is time, and tell how far the stage is, and how much of its time is left."""
-        if self.due_in() > 0:
-            return Verdict.HELD
-        return self._renew(progress=progress, fraction=fraction, run_left_s=run_left_s)
+    def _renew_as_due(self) -> None:
+        while True:
+            with self._changed:
+                while not self._kept:
+                    self._changed.wait()
+                wait_s = min(lease.renew_at for lease in self._kept.values()) - time.monotonic()
+                if wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
+                soon = time.monotonic() + _TOGETHER * self._settings.heartbeat_s
+                due = [lease for _, lease in sorted(self._kept.items()) if lease.renew_at <= soon]
+            self._renew(due)
 
-    def _renew(self, *, progress: str | None, fraction: float | None, run_left_s: float | None) -> Verdict:
+    def _renew(self, due: list[Lease]) -> None:
         began = time.monotonic()
-        self._next = began + self._settings.heartbeat_s
+        pause_s = self._settings.heartbeat_s
+        verdicts: list[Verdict] = []
         try:
             with self._database.write() as connection:
-                cancel = attempts.heartbeat(
-                    connection,
-                    self._job_id,
-                    self._attempt,
-                    lease_s=self._settings.lease_s,
-                    progress=progress,
-                    fraction=fraction,
-                    run_left_s=run_left_s,
-                )
+                verdicts = [self._beat(connection, lease) for lease in due]
+        except sa.exc.DBAPIError as error:
+            pause_s, verdicts = min(_RETRY_S, pause_s), []
+            _logger.warning("cannot renew the leases of %d attempts: %s", len(due), error)
+        except Exception:
+            # The outermost step of a thread: without it every attempt of the node would be lost.
+            pause_s, verdicts = min(_RETRY_S, pause_s), []
+            _logger.exception("cannot renew the leases of %d attempts", len(due))
+        for lease in due:
+            lease.renew_at = began + pause_s
+        with self._changed:
+            for lease, verdict in zip(due, verdicts, strict=False):
+                if self._kept.get((lease.job_id, lease.attempt)) is lease:  # else it has ended meanwhile
+                    lease.renewed(verdict, began=began)
+
+    def _beat(self, connection: sa.Connection, lease: Lease) -> Verdict:
+        try:
+            cancel = attempts.heartbeat(
+                connection,
+                lease.job_id,
+                lease.attempt,
+                lease_s=self._settings.lease_s,
+                progress=lease.progress,
+                fraction=lease.fraction,
+                run_left_s=lease.time.left_s,
+            )
         except StaleTransition:
             return Verdict.LOST
-        except sqlalchemy.exc.DBAPIError as error:
-            self._next = began + min(_RETRY_S, self._settings.heartbeat_s)
-            age_s = time.monotonic() - self._renewed
-            _logger.warning("job %d: cannot renew the lease since %.0f s: %s", self._job_id, age_s, error)
-            return Verdict.LOST if age_s > self._settings.lease_s * (1 - _SAFETY) else Verdict.HELD
-        self._renewed = began
         return Verdict.CANCEL if cancel else Verdict.HELD
 
 

@@ -30,6 +30,7 @@ from workers import bridge, discovery, inspection, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
 from workers.intake import CarryOut, Intake
+from workers.lease import Leases
 from workers.ledger import Ledger
 from workers.meter import Meter
 from workers.steering import Steering
@@ -39,6 +40,7 @@ from workers.workplace import Stopping, Workplace
 _logger = logging.getLogger(__name__)
 _DEVICE_WARM_UP_S = 5.0
 _DEAF_AFTER_RESENDS = 3
+_LAST_BEAT_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +177,7 @@ class _Node:
         return Workplace(
             settings=self._settings,
             database=self._database,
+            leases=Leases(self._database, settings=self._settings),
             ledger=Ledger(self._database),
             store=stores.open_store(stores.place(self._settings)),
             forks=ForkServer(preload=stages.preload, environ=bridge.allowed(environ)),
@@ -216,7 +219,7 @@ class _Node:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(_LAST_BEAT_S)  # it is no reason to stay that the database is cut off
 
     def _on_shutdown(self, *_: Any, **__: Any) -> None:
         self._stopping.set()

@@ -7,6 +7,7 @@ lease, listens, stops the group when it must, and writes how it ended, once, wit
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import logging
@@ -19,14 +20,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import attempts, wire
+from farm import attempts, reaping, wire
 from farm.artifacts import remove_tree
 from farm.errors import StaleTransition, StorageFault
 from farm.records import Claim, Success, Usage
 from qeff_engine.errors import FailureClass
 from workers import bridge, outcome, stage_process
 from workers.forks import Child
-from workers.lease import Lease, RunningTime, Verdict
+from workers.lease import Lease, Verdict
 from workers.meter import Gauge, Use, use_of
 from workers.outcome import Ending, Outcome
 from workers.stage_log import StageLog
@@ -37,34 +38,32 @@ from workers.workplace import Workplace
 _logger = logging.getLogger(__name__)
 _SETTLE_RETRY_S = 0.5
 _SETTLE_WHEN_STOPPING_S = 5.0
+_CUT_OFF = "Its node could not renew the lease in time, and ended it."
 _START_POLL_S = 0.1  # only while the fork server still imports
 
 
 def carry_out(workplace: Workplace, claim: Claim, since: float) -> None:
     """Carry out a claim that was made after the monotonic time ``since``; returns when it is settled and nothing of it
     runs."""
-    lease = Lease(
-        workplace.database, settings=workplace.settings, job_id=claim.job_id, attempt=claim.attempt, since=since
-    )
-    with workplace.steering.attempt(claim.job_id, claim.attempt) as asked:
-        Attempt(workplace, claim=claim, lease=lease, asked=asked, since=since).run()
+    with (
+        workplace.leases.keep(claim, since=since) as lease,
+        workplace.steering.attempt(claim.job_id, claim.attempt) as asked,
+    ):
+        Attempt(workplace, claim=claim, lease=lease, asked=asked).run()
 
 
 class Attempt:
     """A claimed attempt."""
 
-    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease, asked: Asked, since: float) -> None:
+    def __init__(self, workplace: Workplace, *, claim: Claim, lease: Lease, asked: Asked) -> None:
         self._place = workplace
         self._claim = claim
         self._lease = lease
-        self._time = RunningTime(run_limit_s=claim.run_limit_s, left_s=claim.left_s, since=since)
         self._asked = asked
         path = wire.attempt_log(claim.job_id, claim.attempt)
         self._log = StageLog(workplace.settings.log_dir / path, limit_bytes=workplace.settings.log_limit_bytes)
         self._unread = b""
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
-        self._progress: str | None = None
-        self._fraction: float | None = None
         self._oom_kills = _oom_kills()
 
     def run(self) -> None:
@@ -95,13 +94,13 @@ class Attempt:
         """The stage process; or how the attempt ended while the fork server was still importing."""
         future = self._place.forks.start(stage_process.main, order=order)
         while True:
-            done, _ = concurrent.futures.wait([future], timeout=min(_START_POLL_S, self._lease.due_in()))
+            done, _ = concurrent.futures.wait([future], timeout=_START_POLL_S)
             if done:
                 break
             ended = self._asked_to_end()
             if ended is not None and future.cancel():
                 return ended
-        self._time.start()
+        self._lease.time.start()
         try:
             return future.result()
         except (OSError, EOFError) as error:
@@ -115,10 +114,11 @@ class Attempt:
         """Listen until the process has ended, by itself or because it was stopped."""
         channel, log = child.channel, child.log
         with selectors.DefaultSelector() as selector:
-            for descriptor in (channel, log, child.sentinel, self._place.stopping.fileno(), self._asked.fileno()):
+            others = (self._place.stopping, self._asked, self._lease)
+            for descriptor in (channel, log, child.sentinel, *(other.fileno() for other in others)):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
-                ready = {key.fd for key, _ in selector.select(self._time.shorter(self._lease.due_in()))}
+                ready = {key.fd for key, _ in selector.select(self._next_look_s())}
                 if channel in ready and not self._listen(channel):
                     selector.unregister(channel)
                 if log in ready and not self._log.take(log):
@@ -129,22 +129,24 @@ class Attempt:
                 if asked is not None:
                     return self._stop(child, gauge=gauge, asked=asked)
 
+    def _next_look_s(self) -> float:
+        """Seconds until something is to be done though nothing happens."""
+        return self._lease.time.shorter(max(0.0, self._lease.trusted_for_s))
+
     def _asked_to_end(self) -> Outcome | None:
-        """Renew the lease if it is time; how the attempt has to end when it may not go on."""
+        """How the attempt has to end when it may not go on."""
+        verdict = self._lease.verdict
+        if verdict is Verdict.LOST:
+            return Outcome(ending=Ending.LOST, message="The lease is lost.")
         wish = self._asked.wish
         if wish is not None:
             return Outcome(ending=Ending.CANCELLED if wish.cancel else Ending.INTERRUPTED, message=wish.reason)
-        if self._place.stopping.is_set():
-            return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
-        if self._time.over:
-            return outcome.failed(FailureClass.TIMEOUT, self._time.words)
-        verdict = self._lease.renew_when_due(
-            progress=self._progress, fraction=self._fraction, run_left_s=self._time.left_s
-        )
         if verdict is Verdict.CANCEL:
             return Outcome(ending=Ending.CANCELLED, message="A user cancelled it.")
-        if verdict is Verdict.LOST:
-            return Outcome(ending=Ending.LOST, message="The lease is lost.")
+        if self._place.stopping.is_set():
+            return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
+        if self._lease.time.over:
+            return outcome.failed(FailureClass.TIMEOUT, self._lease.time.words)
         return None
 
     def _stop(self, child: Child, *, gauge: Gauge, asked: Outcome) -> Outcome:
@@ -199,7 +201,7 @@ class Attempt:
                 if fields["kind"] == stage_process.OUTCOME:
                     self._said = fields
                 else:
-                    self._progress, self._fraction = fields.get("message"), fields.get("fraction")
+                    self._lease.progress, self._lease.fraction = fields.get("message"), fields.get("fraction")
 
     def _clean(self, order: Order) -> None:
         """Remove everything the attempt had but its log and its artifact."""
@@ -211,7 +213,7 @@ class Attempt:
             _logger.exception("job %d: cannot clean up", self._claim.job_id)  # the record stays for the next node
 
     def _settle(self, result: Outcome) -> None:
-        """Write how it ended, as soon as the database answers; a lost attempt only says that its process is gone."""
+        """Write how it ended, as soon as the database answers; a lost attempt is given back."""
         deadline: float | None = None
         while True:
             try:
@@ -265,6 +267,9 @@ class Attempt:
         elif result.ending is Ending.INTERRUPTED:
             attempts.interrupt(connection, job_id, number, reason=result.message)
         else:
+            # Nobody may have noticed yet that the node was cut off.
+            with contextlib.suppress(StaleTransition):
+                reaping.lose(connection, job_id, number, reason=_CUT_OFF, term=None)
             attempts.confirm_gone(connection, host_id=self._place.host_id, job_id=job_id, attempt=number)
 
 

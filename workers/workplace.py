@@ -12,6 +12,7 @@ from farm.artifacts import Store
 from farm.db import Database
 from farm.settings import Settings
 from workers.forks import ForkServer
+from workers.lease import Leases
 from workers.ledger import Ledger
 from workers.meter import Meter
 from workers.steering import Steering
@@ -66,6 +67,7 @@ class Workplace:
     Attributes:
         settings: of the farm.
         database: where attempts are claimed and settled.
+        leases: where the leases of its attempts are kept.
         ledger: where those that succeed are written.
         store: where artifacts are published.
         forks: where stage processes come from.
@@ -85,6 +87,7 @@ class Workplace:
 
     settings: Settings
     database: Database
+    leases: Leases
     ledger: Ledger
     store: Store
     forks: ForkServer

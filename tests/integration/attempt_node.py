@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 from farm import admission, claims, queries, stores, testing
@@ -21,7 +22,9 @@ from farm.plan import Plan
 from farm.settings import Settings
 from farm.states import JobState
 from qeff_engine import actions
+from tests import small_sweep
 from workers.forks import ForkServer
+from workers.lease import Leases
 from workers.ledger import Ledger
 from workers.meter import Meter
 from workers.steering import Steering
@@ -146,6 +149,7 @@ def attempt_node(tmp_path: Path, **changes: Any) -> Iterator[AttemptNode]:
         workplace = Workplace(
             settings=settings,
             database=database,
+            leases=Leases(database, settings=settings),
             ledger=Ledger(database),
             store=stores.open_store(stores.place(settings)),
             forks=FORKS,
@@ -177,6 +181,60 @@ def run_attempt(workplace: Workplace, job_id: int, attempt: int) -> None:
         )
     for claim in found.taken:
         carry_out(workplace, claim, since)
+
+
+class Absent(Database):
+    """A database that does not answer while ``away``; with ``hangs`` it does not even refuse."""
+
+    def __init__(self, engine: sa.Engine, *, hangs: bool = False) -> None:
+        super().__init__(engine)
+        self._back = threading.Event()
+        self._hangs = hangs
+        self.refused = 0
+        self._back.set()
+
+    @property
+    def away(self) -> bool:
+        return not self._back.is_set()
+
+    @away.setter
+    def away(self, value: bool) -> None:
+        self._back.clear() if value else self._back.set()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        if self.away and not self._hangs:
+            self.refused += 1
+            raise sa.exc.OperationalError("", {}, ConnectionError("away"))
+        assert self._back.wait(LIMIT_S)
+        with super().write() as connection:
+            yield connection
+
+
+def cut_off(node: AttemptNode, *, hangs: bool = False) -> Absent:
+    """Give a node a database that may go away."""
+    database = Absent(node.database.engine, hangs=hangs)
+    node.workplace = dataclasses.replace(
+        node.workplace, database=database, leases=Leases(database, settings=node.settings), ledger=Ledger(database)
+    )
+    return database
+
+
+def run_job(node: AttemptNode, prompt: str) -> int:
+    """A run that is ready, with all that it needs done."""
+    ids = node.submit(small_sweep.plan("model", cores=(8,), prompt=prompt))
+    node.run_all(ids[:-1])
+    return ids[-1]
+
+
+def alive(*pids: int) -> list[int]:
+    """Those of some processes that have not ended."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between two looks
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def wait_until(condition: Callable[[], bool], *, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,11 +15,10 @@ import sqlalchemy as sa
 
 from farm import devices, jobs, reaping
 from farm.artifacts import Store
-from farm.db import Database
 from farm.models import attempts as attempt_rows
 from farm.states import JobState
 from tests import small_sweep
-from tests.integration.attempt_node import AttemptNode, attempt_node, run_attempt, wait_until
+from tests.integration.attempt_node import AttemptNode, alive, attempt_node, cut_off, run_attempt, run_job, wait_until
 from workers import recovery
 from workers.groups import AttemptRecord, Group
 
@@ -33,22 +31,6 @@ def node(tmp_path: Path) -> Iterator[AttemptNode]:
 
 def resolve_job(node: AttemptNode, source: str) -> int:
     return node.submit(small_sweep.plan(source, cores=(8,)))[0]
-
-
-def run_job(node: AttemptNode, prompt: str) -> int:
-    """A run that is ready, with all that it needs done."""
-    ids = node.submit(small_sweep.plan("model", cores=(8,), prompt=prompt))
-    node.run_all(ids[:-1])
-    return ids[-1]
-
-
-def alive(*pids: int) -> list[int]:
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between two looks
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-    return found
 
 
 def test_a_chain_of_stages_reads_what_the_one_before_published(node: AttemptNode) -> None:
@@ -216,53 +198,6 @@ def test_an_attempt_whose_time_is_over_is_ended_and_is_a_timeout(tmp_path: Path)
         assert node.held() == (0, 0)
 
 
-class _Away(Database):
-    """A database that does not answer while ``away``."""
-
-    away = False
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        if self.away:
-            raise sa.exc.OperationalError("", {}, ConnectionError("away"))
-        with super().write() as connection:
-            yield connection
-
-
-def test_a_node_that_cannot_renew_ends_its_stage_before_the_lease_ends(tmp_path: Path) -> None:
-    with attempt_node(tmp_path, lease_s=2.0) as node:
-        database = _Away(node.database.engine)
-        node.workplace = dataclasses.replace(node.workplace, database=database)
-        pids_file = tmp_path / "pids"
-        job_id = run_job(node, f"tool={pids_file}")
-        with node.running(job_id, until=pids_file) as said:
-            database.away = True
-            pids = [int(word) for word in said.split()]
-            wait_until(lambda: alive(*pids) == [], what="the end of the stage")
-            with node.database.read() as connection:
-                left_s = connection.scalar(
-                    sa.select(attempt_rows.c.lease_until).where(attempt_rows.c.job_id == job_id)
-                ) - reaping.now(connection)
-            database.away = False
-        assert left_s > 0
-        assert node.job(job_id).state is JobState.RUNNING  # for the reaper to take
-
-
-def test_a_result_is_kept_until_the_database_answers_again(tmp_path: Path) -> None:
-    with attempt_node(tmp_path) as node:
-        database = _Away(node.database.engine)
-        node.workplace = dataclasses.replace(node.workplace, database=database)
-        flag = tmp_path / "flag"
-        job_id = run_job(node, f"wait={flag}")
-        with node.running(job_id, until=flag):
-            database.away = True
-            flag.unlink()
-            wait_until(lambda: not node.leftovers(), what="the end of the stage")
-            database.away = False
-        assert node.job(job_id).state is JobState.SUCCEEDED
-        assert len(node.attempts(job_id)) == 1
-
-
 def test_a_damaged_input_fails_the_attempt_with_its_name(node: AttemptNode) -> None:
     resolve, export, *_ = node.submit(small_sweep.plan("model", cores=(8,)))
     node.run(resolve)
@@ -279,9 +214,8 @@ def test_a_damaged_input_fails_the_attempt_with_its_name(node: AttemptNode) -> N
 
 
 def test_a_new_node_ends_what_its_predecessor_left_and_gives_it_back(node: AttemptNode, tmp_path: Path) -> None:
-    predecessor = _Away(node.database.engine)
     successor = node.workplace
-    node.workplace = dataclasses.replace(node.workplace, database=predecessor)
+    predecessor = cut_off(node)
     pids_file = tmp_path / "pids"
     job_id = run_job(node, f"tool={pids_file}")
     with node.running(job_id, until=pids_file) as said:
