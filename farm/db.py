@@ -22,6 +22,16 @@ WAKE_CHANNEL = "farm_wake"
 _BUSY_TIMEOUT_MS = 10_000
 _ROWS_AT_ONCE = 10_000
 _WRITE = "farm_write"
+
+# A server that is cut off or has lost its power says nothing: without these a connection waits for many minutes.
+# Parameters of libpq; those of TCP count for nothing on a unix socket.
+_TCP = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _CLOCK = "farm_clock"
 
 
@@ -109,7 +119,7 @@ def open_database(url: str, *, clock: Callable[[], float] | None = None) -> Data
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = sa.create_engine(parsed, max_overflow=64, pool_pre_ping=True)
+        engine = sa.create_engine(parsed, max_overflow=64, pool_pre_ping=True, connect_args=_TCP)
     if clock is not None:
         engine = engine.execution_options(**{_CLOCK: clock})
     return Database(engine)

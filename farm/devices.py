@@ -146,7 +146,9 @@ def live_nodes(connection: sa.Connection, *, max_age_s: float) -> list[int]:
 
 
 def _alive(connection: sa.Connection, max_age_s: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return nodes.c.stopped_at.is_(None), nodes.c.heartbeat_at >= now(connection) - max_age_s
+    at = now(connection)
+    # One that was heard in the future was heard before the clock was set back; if it lives, it is heard again.
+    return nodes.c.stopped_at.is_(None), nodes.c.heartbeat_at.between(at - max_age_s, at + max_age_s)
 
 
 def toolchain(connection: sa.Connection, *, max_age_s: float) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from farm.clockwatch import FAR_LEASES
 from farm.db import now
 from farm.errors import TermOver
 from farm.models import leader
@@ -12,9 +13,11 @@ from farm.models import leader
 def acquire(connection: sa.Connection, *, holder: str, lease_s: float) -> int | None:
     """Become the leader if there is none, or if the last one's lease is over; returns the new term, or None."""
     at = now(connection)
+    # A lease that ends far ahead was taken before the clock was set back: its holder renews it, or has ended.
+    over = sa.or_(leader.c.lease_until < at, leader.c.lease_until > at + FAR_LEASES * lease_s)
     taken = connection.execute(
         sa.update(leader)
-        .where(leader.c.id == 1, leader.c.lease_until < at)
+        .where(leader.c.id == 1, over)
         .values(holder=holder, term=leader.c.term + 1, lease_until=at + lease_s)
         .returning(leader.c.term)
     ).scalar_one_or_none()

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable
 import sqlalchemy as sa
 
 from farm import attempts, expiry, history, outbox, reaping
+from farm.clockwatch import FAR_LEASES
 from farm.db import Database
 from farm.errors import StaleTransition, TermOver
 
 _LEARN_AT_ONCE = 1000
 
 
-def reap(database: Database, *, term: int | None) -> int:
-    """Take attempts whose lease is over from their nodes."""
+def reap(database: Database, *, lease_s: float, term: int | None) -> int:
+    """Take attempts whose lease, of ``lease_s`` seconds, is over from their nodes."""
     with database.read() as connection:
-        found = reaping.expired(connection)
+        found = reaping.expired(connection, far_s=FAR_LEASES * lease_s)
 
     def lose(connection: sa.Connection, job_id: int, attempt: int) -> None:
         reaping.lose(connection, job_id, attempt, reason="Its node was not heard for a whole lease.", term=term)

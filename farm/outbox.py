@@ -51,7 +51,11 @@ def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | 
         sa.select(jobs.c.id, jobs.c.attempt, nodes.c.queue)
         .join(nodes, nodes.c.id == jobs.c.node_id)
         .where(
-            jobs.c.state == literal(JobState.QUEUED), jobs.c.queued_at < at - older_than_s, jobs.c.id.not_in(waiting)
+            jobs.c.state == literal(JobState.QUEUED),
+            sa.or_(
+                jobs.c.queued_at < at - older_than_s, jobs.c.queued_at > at + older_than_s
+            ),  # the clock was set back
+            jobs.c.id.not_in(waiting),
         )
     ).all()
     stale = sorted(stale)  # in SQL it would lead SQLite to read all jobs by id

@@ -17,9 +17,11 @@ from farm.transitions import hold_graph, move
 from qeff_engine.errors import FailureClass
 
 
-def expired(connection: sa.Connection) -> list[tuple[int, int]]:
-    """Running attempts (job, attempt) whose lease is over."""
-    return _running(connection, attempts.c.lease_until < now(connection))
+def expired(connection: sa.Connection, *, far_s: float) -> list[tuple[int, int]]:
+    """Running attempts (job, attempt) whose lease is over, or ends further ahead than ``far_s``: the clock was set back
+    since it was last renewed."""
+    at = now(connection)
+    return _running(connection, sa.or_(attempts.c.lease_until < at, attempts.c.lease_until > at + far_s))
 
 
 def overdue(connection: sa.Connection, *, grace_s: float) -> list[tuple[int, int]]:
@@ -44,8 +46,9 @@ def _running(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> li
 def stranded(connection: sa.Connection, *, max_age_s: float) -> list[tuple[int, int]]:
     """Queued jobs (job, attempt) on a queue that no live node listens to."""
     placed, other = nodes.alias(), nodes.alias()
+    at = now(connection)
     alive = sa.select(other.c.queue).where(
-        other.c.stopped_at.is_(None), other.c.heartbeat_at >= now(connection) - max_age_s
+        other.c.stopped_at.is_(None), other.c.heartbeat_at.between(at - max_age_s, at + max_age_s)
     )
     rows = connection.execute(
         sa.select(jobs.c.id, jobs.c.attempt)

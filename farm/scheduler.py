@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -33,9 +33,10 @@ from farm import (
     placement,
 )
 from farm import settings as farm_settings
+from farm.clockwatch import ClockWatch
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
-from farm.errors import FarmError, StaleTransition
+from farm.errors import FarmError, StaleTransition, TermOver
 from farm.pulse import Pulse
 from farm.records import Capacity, Message
 from farm.settings import Settings
@@ -50,6 +51,7 @@ _ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
 _ACTIVE_FOR_S = 3.0  # after the last thing that happened
 _BETWEEN_ROUNDS_S = 0.01  # what is written meanwhile is one round's work
 _FULL_ROUND_S = 1.0  # leases end and pauses pass without anybody writing
+_LATE_RENEWAL_S = 2.0  # a node tries again each second while the database is away
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
 
 
@@ -103,7 +105,7 @@ def tick(
     max_age_s = node_max_age_s(settings)
     lost = given_back = expired = 0
     if full and reap:
-        lost = maintenance.reap(database, term=term)
+        lost = maintenance.reap(database, lease_s=settings.lease_s, term=term)
         lost += maintenance.end_overdue(database, grace_s=settings.lease_s, term=term)
         given_back = maintenance.give_back_stranded(database, max_age_s=max_age_s, term=term)
         expired = maintenance.expire(database, limit=EXPIRE_AT_ONCE, term=term)
@@ -196,18 +198,25 @@ def send(database: Database, *, sender: Sending, term: int | None) -> int:
 
 
 class Scheduler:
-    """A scheduler's process."""
+    """A scheduler's process.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the farm.
+        clock: the database's clock, see :func:`farm.db.open_database`.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] | None = None) -> None:
         self._settings = settings
-        self._database = db.open_database(settings.database_url)
+        self._database = db.open_database(settings.database_url, clock=clock)
         self._sender = Sender(settings)
         self._pulse = Pulse(self._database)
         self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._term: int | None = None
         self._stopping = False
         self._renewed = self._full_round = self._happened = 0.0
-        self._broker_after = self._reap_after = 0.0
+        self._broker_after = 0.0
+        self._clock = ClockWatch(tolerance_s=settings.lease_s / 4)
+        self._looked = self._reap_after = 0.0
         self._broker_back_off_s = self._back_off_s = _FIRST_BACK_OFF_S
 
     def run(self) -> None:
@@ -218,19 +227,25 @@ class Scheduler:
         """
         self._database.check()
         while not self._stopping:
-            try:
-                if self._leads():
-                    self._round()
-                else:
-                    time.sleep(_IDLE_POLL_S)
-                self._back_off_s = _FIRST_BACK_OFF_S
-            except StaleTransition as error:
-                _logger.warning("%s", error)
-                self._term = None
-            except sa.exc.DBAPIError as error:
-                self._on_database_error(error)
+            self.step()
             time.sleep(_BETWEEN_ROUNDS_S)
-        self._resign()
+        self.close()
+
+    def step(self) -> None:
+        """Do a round if this scheduler leads, which it does if it can; what goes wrong waits for the next one."""
+        try:
+            if self._leads():
+                self._round()
+            else:
+                time.sleep(_IDLE_POLL_S)
+            self._back_off_s = _FIRST_BACK_OFF_S
+        except TermOver as error:
+            _logger.warning("%s", error)
+            self._term = None
+        except StaleTransition as error:
+            _logger.warning("%s", error)
+        except sa.exc.DBAPIError as error:
+            self._on_database_error(error)
 
     def stop(self) -> None:
         """End after the current round. May be called in a signal handler."""
@@ -254,6 +269,22 @@ class Scheduler:
                     _logger.info("leads with term %d", self._term)
         return self._term is not None
 
+    def _watch_clocks(self) -> None:
+        """Leave leases alone until all who live have renewed theirs: after a jump of the database's clock, and when
+        this process stood still, for then the database or the whole machine may have."""
+        with self._database.read() as connection:
+            now = time.monotonic()
+            jump_s = self._clock.jump_s(database=db.now(connection), own=now)
+        if jump_s:
+            _logger.warning("the database's clock has jumped by %.0f s; leases are left alone for a while", jump_s)
+        if jump_s or now > self._looked + self._settings.lease_s / 2:
+            self._reap_after = self._when_all_have_renewed()
+        self._looked = now
+
+    def _when_all_have_renewed(self) -> float:
+        """Monotonic time after which a node that lives has renewed whatever it holds."""
+        return time.monotonic() + 2 * self._settings.heartbeat_s + _LATE_RENEWAL_S
+
     def _round(self) -> None:
         now = time.monotonic()
         active = now < self._happened + _ACTIVE_FOR_S
@@ -264,6 +295,7 @@ class Scheduler:
             return
         if full:
             self._full_round = now
+            self._watch_clocks()
         sender = self._sender if now >= self._broker_after else None
         try:
             counts = tick(
@@ -291,9 +323,10 @@ class Scheduler:
         time.sleep(self._back_off_s)
         self._back_off_s = min(_LONGEST_BACK_OFF_S, 2 * self._back_off_s)
         # Nodes could not renew their leases either: give them time before taking any.
-        self._reap_after = time.monotonic() + 2 * self._settings.heartbeat_s + _LONGEST_BACK_OFF_S
+        self._reap_after = self._when_all_have_renewed()
 
-    def _resign(self) -> None:
+    def close(self) -> None:
+        """Give up the lead, so that another need not wait for it, and all connections."""
         if self._term is not None:
             with contextlib.suppress(sa.exc.DBAPIError), self._database.write() as connection:
                 leadership.resign(connection, holder=self._holder, term=self._term)

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from farm import devices, jobs, reaping
 from farm.artifacts import Store
-from farm.models import attempts as attempt_rows
 from farm.states import JobState
 from tests import small_sweep
 from tests.integration.attempt_node import AttemptNode, alive, attempt_node, cut_off, run_attempt, run_job, wait_until

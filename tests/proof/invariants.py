@@ -22,10 +22,11 @@ ENDS_AS: Mapping[str, frozenset[str]] = {
     "retry_later": frozenset({"failed"}),
     "interrupt": frozenset({"interrupted"}),
     "lose": frozenset({"lost"}),
+    "overrun": frozenset({"lost"}),
     "cancel": frozenset({"cancelled", "lost"}),  # lost after a user had asked it to stop
 }
 _UNDONE = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED})
-_FUTURE = frozenset({"forecast_at", "deadline_at", "expires_at"})  # times that may be later than now
+_FUTURE = frozenset({"forecast_at", "deadline_at", "expires_at", "run_until"})  # times that may be later than now
 
 
 def check(database: Database, *, store: Store | None = None, now: float | None = None) -> None:

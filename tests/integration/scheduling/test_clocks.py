@@ -222,7 +222,7 @@ def test_timeouts_and_lost_workers_are_told_apart(each_database: Database) -> No
         with each_database.write() as connection:
             mine = attempt_rows.c.job_id == job_id
             connection.execute(sa.update(attempt_rows).where(mine).values(run_until=now(connection) + run_until))
-    assert maintenance.reap(each_database, term=None) == 1
+    assert maintenance.reap(each_database, lease_s=60.0, term=None) == 1
     assert maintenance.end_overdue(each_database, grace_s=0.0, term=None) == 1
     with each_database.read() as connection:
         query = sa.select(attempt_rows.c.job_id, attempt_rows.c.failure_class)

@@ -183,7 +183,7 @@ def test_a_lost_attempt_is_fenced_off_and_its_cores_drain_until_its_host_confirm
     testing.admit_all(each_database)
     lost = testing.claim(each_database, ids["run 14 cores"], node_id=host.device_nodes[0], lease_s=-1)
     with each_database.write() as connection:
-        assert reaping.expired(connection) == [(lost.job_id, lost.attempt)]
+        assert reaping.expired(connection, far_s=600.0) == [(lost.job_id, lost.attempt)]
         state = reaping.lose(connection, lost.job_id, lost.attempt, reason="silent", term=None)
         assert state is JobState.READY
     with each_database.read() as connection:
