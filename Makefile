@@ -9,7 +9,7 @@ CORES ?= 8,14,16
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test lint types contracts pytest bench format
+.PHONY: help demo demo-clean test lint types contracts pytest proof bench format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -60,6 +60,9 @@ pytest: $(VENV)/.dev $(VENV)/.weights  ## all tests
 format: $(VENV)/.dev  ## rewrite the code in the house's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+proof: $(VENV)/.dev  ## many random histories of a farm, and a crash at every moment, on both databases
+	@$(TEST_ENV) $(BIN)/python -m tests.proof
 
 bench: $(VENV)/.dev $(VENV)/.weights  ## every figure that README and docs quote
 	@$(BIN)/python -m benchmarks

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from farm import durations, leadership, settling
+from farm import durations, holds, leadership, settling
 from farm.db import now
 from farm.failures import Failure
 from farm.models import attempts, jobs, literal
@@ -94,7 +94,9 @@ def any_late(connection: sa.Connection) -> bool:
 def _fail(connection: sa.Connection, job_ids: Sequence[int], *, source: JobState, failure: Failure, at: float) -> None:
     values = {"leader_id": None, "node_id": None, **failure.columns()}
     target, reason = JobState.FAILED, failure.message
+    followed = holds.leaders(connection, job_ids) if source is JobState.WAITING else []
     move_all(connection, job_ids, "expire", source=source, target=target, reason=reason, at=at, values=values)
+    holds.settle(connection, followed)
     settling.release_followers(connection, job_ids, at=at)
     for job_id in job_ids:
         settling.block_descendants(connection, job_id, because="ran out of time", at=at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -21,6 +22,13 @@ from farm.db import Database
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[sa.URL]:
     """URL of a PostgreSQL server of this test process."""
+    with running_postgresql() as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[sa.URL]:
+    """URL of a PostgreSQL server that runs for as long as the block."""
     # The server does not run as root: it gets a user of its own, which must be able to reach its directory.
     directory = Path(tempfile.mkdtemp(prefix="farm-postgresql-"))
     directory.chmod(0o755)

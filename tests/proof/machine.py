@@ -5,7 +5,6 @@ A new way to change the farm is a method of :class:`tests.proof.world.World` and
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 
 import hypothesis
@@ -14,14 +13,19 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from farm import jobs, steering
-from farm.db import Database
-from farm.models import HEALTH_STATES, events, submissions
+from farm.models import HEALTH_STATES, submissions
+from farm.records import Limits
 from qeff_engine.errors import FailureClass
-from tests.proof.clock import Clock
-from tests.proof.world import LEADER_LEASE_S, LEASE_S, Shelf, Stage, World
+from tests.proof.site import Site
+from tests.proof.world import LEADER_LEASE_S, LEASE_S, Stage, World
 
 picks = st.integers(0, 1000)
 PAUSES_S = (0.5, LEADER_LEASE_S + 1, LEASE_S / 2 + 1, LEASE_S + 1)
+LIMITS = (
+    Limits(),
+    Limits(deadline_s=1.5 * LEASE_S),
+    Limits(run_limit_s=1.0, wait_limit_s=LEASE_S / 2),
+)
 
 
 def pause(connection: sa.Connection, submission_id: int) -> None:
@@ -32,23 +36,6 @@ def pause(connection: sa.Connection, submission_id: int) -> None:
 def drain(connection: sa.Connection, place: steering.Place) -> None:
     """Drain a place as Ada."""
     steering.drain(connection, place, by="ada", reason="test")
-
-
-class Site:
-    """Where histories happen, and how much of them has."""
-
-    def __init__(self, database: Database, *, clock: Clock, shelf: Shelf) -> None:
-        self.database, self.clock, self.shelf = database, clock, shelf
-        self.num_histories = self.num_steps = self.num_transactions = 0
-        self.transitions: collections.Counter[tuple[str, str, str]] = collections.Counter()
-
-    def note(self, world: World) -> None:
-        """Count what happened in a history."""
-        self.num_histories += 1
-        self.num_transactions += world.num_transactions
-        for event in world.rows[events]:
-            if event.from_state is not None:
-                self.transitions[event.from_state, event.transition, event.to_state] += 1
 
 
 class History(stateful.RuleBasedStateMachine):
@@ -96,9 +83,12 @@ class History(stateful.RuleBasedStateMachine):
         priority=st.integers(0, 3),
         owner=st.sampled_from(["ada", "bob"]),
         token=st.sampled_from([None, "once"]),
+        limits=st.sampled_from(LIMITS),
     )
-    def submit(self, tag: str, cores: tuple[int, ...], priority: int, owner: str, token: str | None) -> None:
-        self.world.submit(tag=tag, cores=cores, priority=priority, owner=owner, token=token)
+    def submit(
+        self, tag: str, cores: tuple[int, ...], priority: int, owner: str, token: str | None, limits: Limits
+    ) -> None:
+        self.world.submit(tag=tag, cores=cores, priority=priority, owner=owner, token=token, limits=limits)
 
     @stateful.rule(pick=picks, wish=st.sampled_from([jobs.cancel, jobs.retry, jobs.retry]))
     def cancel_or_retry(self, pick: int, wish: Callable[..., object]) -> None:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from farm import testing
 from tests.databases import empty_postgresql
-from tests.proof.clock import Clock
-from tests.proof.machine import Site, live_through
-from tests.proof.world import shelf
+from tests.proof.machine import live_through
+from tests.proof.site import site_at
 
 
 def test_random_histories_on_sqlite_obey_the_laws() -> None:
-    clock = Clock()
-    with testing.fresh_database(clock=clock) as database, shelf() as here:
-        site = Site(database, clock=clock, shelf=here)
+    with site_at(None) as site:
         live_through(site, num_histories=10, num_steps=40, seed=None)
     assert site.num_steps > 10 * 10
 
 
 @pytest.mark.slow
 def test_random_histories_on_postgresql_obey_the_laws(postgresql_url: sa.URL) -> None:
-    clock = Clock()
-    url = empty_postgresql(postgresql_url)
-    with testing.fresh_database(url, clock=clock) as database, shelf() as here:
-        site = Site(database, clock=clock, shelf=here)
+    with site_at(empty_postgresql(postgresql_url)) as site:
         live_through(site, num_histories=3, num_steps=40, seed=None)
     assert site.num_steps > 3 * 10

@@ -23,7 +23,7 @@ from farm.models import attempts as attempt_rows
 from farm.models import core_leases, host_leases, leader, outbox, submissions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
-from farm.records import ArtifactRecord, Claim, Message, Usage
+from farm.records import ArtifactRecord, Claim, Limits, Message, Usage
 from farm.settings import Settings
 from farm.states import FINAL
 from farm.steering import Place, Wish
@@ -137,7 +137,7 @@ class World:
     def __init__(self, database: Database, *, clock: Clock, shelf: Shelf) -> None:
         snapshot.empty(database)
         clock.now = START
-        self.database, self.clock, self._shelf = database, clock, shelf
+        self.database, self.clock, self.shelf = database, clock, shelf
         self.store = shelf.store
         root = self.store.root.parent
         self._records = root / "records"
@@ -204,9 +204,18 @@ class World:
 
     # Users.
 
-    def submit(self, *, tag: str, cores: tuple[int, ...], priority: int, owner: str, token: str | None = None) -> int:
+    def submit(
+        self,
+        *,
+        tag: str,
+        cores: tuple[int, ...],
+        priority: int,
+        owner: str,
+        token: str | None = None,
+        limits: Limits = jobs.NO_LIMITS,
+    ) -> int:
         """Ask for a sweep; returns the submission."""
-        named = {"name": tag, "owner": owner, "request": {}, "priority": priority, "token": token}
+        named = {"name": tag, "owner": owner, "request": {}, "priority": priority, "token": token, "limits": limits}
         return int(self.write(jobs.submit, plan(cores=cores, tag=tag), **named))
 
     def wish(self, function: Callable[..., Any], identity: object) -> None:
@@ -324,7 +333,7 @@ class World:
 
     def succeed(self, stage: Stage) -> None:
         """The stage has made its artifact."""
-        named = {"artifact": self._shelf.publish(stage.claim), "figures": {"x": 1}, "usage": Usage(exit_code=0)}
+        named = {"artifact": self.shelf.publish(stage.claim), "figures": {"x": 1}, "usage": Usage(exit_code=0)}
         self._end(stage, attempts.succeed, **named)
 
     def fail(self, stage: Stage, failure_class: FailureClass) -> None:
@@ -392,8 +401,8 @@ class World:
 
     # A farm in which nothing goes wrong.
 
-    def begin_work(self, one: Scheduler) -> None:
-        """Let a scheduler lead and place, and the nodes begin what they are told to."""
+    def place(self, one: Scheduler) -> None:
+        """Let a scheduler lead, place and send."""
         self.clock.now += LEADER_LEASE_S + 1
         self.check()
         self.lead(one)
@@ -401,6 +410,11 @@ class World:
             self.beat(node)
         self.begin_round(one)
         self.go_on(one, steps=1000)
+        self.check()
+
+    def begin_work(self, one: Scheduler) -> None:
+        """Let a scheduler place, and the nodes begin what they are told to."""
+        self.place(one)
         messages, self.broker.messages = self.broker.messages, []
         for message in messages:
             self.check()
@@ -418,6 +432,7 @@ class World:
 
     def settle(self) -> None:
         """Restart everything, lose all messages, and assert that a farm without faults ends all that can be ended."""
+        self.check()
         done = self._succeeded()
         for one in self.schedulers:
             self.kill_scheduler(one)
@@ -434,10 +449,10 @@ class World:
             self.restart(node)
         self.check()
         for _ in range(_ROUNDS):
-            if not self.unfinished():
-                break
             self.begin_work(self.schedulers[0])
             self.end_work()
+            if not self.unfinished():
+                break
         assert self.unfinished() == [], "a job that could run is forgotten"
         for table in (core_leases, host_leases, outbox):
             assert self.rows[table] == (), "nothing may be left of what has ended"

@@ -1,0 +1,120 @@
+"""Every moment at which the client of an operation may end: tried, one after another.
+
+Whatever was not committed has not happened; what was committed is kept; and from every state that is left so a farm
+that starts again ends everything, and runs nothing again that was done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+
+from farm import models
+from tests.proof import snapshot
+from tests.proof.crashing import AFTER_COMMIT, BEFORE_STATEMENT, Crashed, CrashingDatabase, ends_at
+from tests.proof.operations import Act
+from tests.proof.site import Site
+from tests.proof.snapshot import Snapshot
+from tests.proof.world import World
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """An operation without a crash.
+
+    Attributes:
+        moments: at which it could have ended, in order.
+        states: what the database held: to begin with, and after each commit.
+    """
+
+    moments: tuple[str, ...]
+    states: tuple[Snapshot, ...]
+
+    def transitions(self) -> set[tuple[str, str, str]]:
+        """What jobs have gone through."""
+        events = self.states[-1][models.events][len(self.states[0][models.events]) :]
+        return {(event.from_state, event.transition, event.to_state) for event in events if event.from_state}
+
+    def state_at(self, moment: int) -> Snapshot:
+        """What the database must hold when the client ended at that moment."""
+        return self.states[self.moments[: moment + 1].count(AFTER_COMMIT)]
+
+
+class Thorough(enum.Enum):
+    """How much of what may happen is tried."""
+
+    COMMITS = "before and after each commit; a new start after the last"
+    STATEMENTS = "also before each statement"
+    STARTS = "as the one before; a new start from each state that is left"
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was tried.
+
+    Attributes:
+        num_moments: at which a client ended.
+        num_starts: of a farm, from what was left.
+        transitions: that the operations themselves took.
+    """
+
+    num_moments: int = 0
+    num_starts: int = 0
+    transitions: set[tuple[str, str, str]] = dataclasses.field(default_factory=set)
+
+
+def crash_everywhere(site: Site, operation: Callable[[World], Act], *, thorough: Thorough, tally: Tally) -> None:
+    """Let the client of an operation end at each moment, and a farm start again from what is left.
+
+    Args:
+        site: where.
+        operation: prepares what is done.
+        thorough: how much is tried.
+        tally: is told what was.
+    """
+    world = World(site.database, clock=site.clock, shelf=site.shelf)
+    act = operation(world)
+    world.check()
+    before, began = world.rows, site.clock.now
+    snapshot.restore(site.database, before)
+    whole = _rehearse(world, act, before=before)
+    assert len(whole.states) > 1, "an operation that commits nothing proves nothing"
+    tally.transitions |= whole.transitions()
+    found = whole.states[-1]
+    for moment, kind in enumerate(whole.moments):
+        if kind == BEFORE_STATEMENT and thorough is Thorough.COMMITS:
+            continue
+        # Ids that a rolled back transaction took are free again on SQLite, and are not on PostgreSQL.
+        if found != before or site.database.dialect != "sqlite":
+            snapshot.restore(site.database, before)
+        assert _crashes(act, CrashingDatabase(site.database, end=ends_at(moment))), (moment, kind)
+        found, expected = snapshot.take(site.database), whole.state_at(moment)
+        assert found == expected, (moment, kind, found.differences(expected))
+        tally.num_moments += 1
+    for state in whole.states if thorough is Thorough.STARTS else whole.states[-1:]:
+        snapshot.restore(site.database, state)
+        site.clock.now = began
+        world.settle()
+        tally.num_starts += 1
+
+
+def _crashes(act: Act, database: CrashingDatabase) -> bool:
+    try:
+        act(database)
+    except Crashed:
+        return True
+    return False
+
+
+def _rehearse(world: World, act: Act, *, before: Snapshot) -> Rehearsal:
+    """Do the operation in full."""
+    states = [before]
+
+    def note(_: int, kind: str) -> None:
+        if kind == AFTER_COMMIT:
+            states.append(snapshot.take(world.database))
+
+    database = CrashingDatabase(world.database, end=note)
+    act(database)
+    return Rehearsal(moments=tuple(database.moments), states=tuple(states))
