@@ -8,6 +8,8 @@ from __future__ import annotations
 from farm.records import ArtifactRecord, Claim, Success, Usage
 from workers.workplace import Workplace
 
+NUM_SLOTS = 32
+
 
 def carry_out(workplace: Workplace, claim: Claim, since: float) -> None:
     """Say that a claim succeeded, with an artifact that has no bytes."""
