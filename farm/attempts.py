@@ -106,6 +106,8 @@ def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]
 
     A job whose attempt is no longer the caller's is left alone.
     """
+    if not ended:
+        return set()
     hold_graph(connection, shared=True)
     at = now(connection)
     ended = sorted(ended, key=lambda one: one.job_id)  # in the order in which heartbeats lock attempts
