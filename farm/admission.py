@@ -14,6 +14,7 @@ from farm import leadership, outbox, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
 from farm.models import KINDS, edges, jobs, literal, literals
+from farm.needs import identifying
 from farm.placement.estimates import Estimate
 from farm.records import Admissible, Assignment, Waiting
 from farm.states import LIVE, JobState
@@ -34,7 +35,7 @@ _NEWS_S = 5.0  # a forecast that is off by less is left as it is
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
     """Waiting jobs whose inputs are done and that follow nobody, oldest first, with their inputs' digests."""
     rows = connection.execute(
-        sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec)
+        sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec, jobs.c.needs, jobs.c.exclusive)
         .where(
             jobs.c.state == literal(JobState.WAITING),
             jobs.c.remaining == literal(0),
@@ -52,7 +53,11 @@ def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
     inputs: dict[int, dict[str, str]] = collections.defaultdict(dict)
     for link in links:
         inputs[link.child_id][link.input] = link.artifact
-    return [Admissible(id=row.id, stage=row.stage, spec=row.spec, inputs=inputs[row.id]) for row in rows]
+    return [Admissible(id=row.id, stage=row.stage, fields=_fields(row), inputs=inputs[row.id]) for row in rows]
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return identifying(row.stage, row.spec, needs=row.needs, exclusive=row.exclusive)
 
 
 def admit(

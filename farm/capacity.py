@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from farm import leases
 from farm.db import now
 from farm.models import attempts, core_leases, cores, devices, host_leases, hosts, jobs, literal, nodes
+from farm.needs import sdk_of
 from farm.placement import estimates
 from farm.records import Capacity, DeviceCapacity, Holding, HostCapacity
 from farm.states import JobState
@@ -169,8 +170,3 @@ def _device(node: Any, device: Any, *, usable: int, held: Sequence[Holding]) -> 
         holdings=tuple(held),
         warm=frozenset(device.models or ()),
     )
-
-
-def sdk_of(toolchain: Mapping[str, str]) -> str:
-    """The version that people call the SDK's by: of its compiler, without the word that tells simulated ones."""
-    return toolchain.get("sdk_apps", "").removesuffix("-simulated")

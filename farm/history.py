@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm import leadership
-from farm.capacity import sdk_of, use_of_running
+from farm.capacity import use_of_running
 from farm.db import now
 from farm.models import attempts, devices, edges, history, hosts, jobs, literal, nodes, owners
+from farm.needs import sdk_of
 from farm.placement import estimates
 from farm.placement.estimates import Estimate, Sample
 from farm.plan import PROGRAM

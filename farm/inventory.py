@@ -8,6 +8,7 @@ import dataclasses
 import sqlalchemy as sa
 
 from farm.models import core_leases, cores, devices, host_leases, hosts, jobs, leader, nodes, submissions
+from farm.needs import KnownDevice, sdk_of
 from farm.states import JobState
 
 
@@ -191,20 +192,38 @@ def _holders(connection: sa.Connection) -> dict[int, list[Holder]]:
     return found
 
 
-def device_cores(connection: sa.Connection) -> dict[str, int]:
-    """Number of cores by the device's name, of devices that are not lost or quarantined.
-
-    The name carries the host when devices of several hosts share it.
-    """
+def known_devices(connection: sa.Connection) -> list[KnownDevice]:
+    """What can be asked for: the devices that are not lost or quarantined, by host and number."""
     query = (
-        sa.select(hosts.c.name, devices.c.sku, devices.c.qid, devices.c.num_cores)
+        sa.select(
+            hosts.c.name,
+            hosts.c.labels.label("host_labels"),
+            hosts.c.toolchain,
+            devices.c.sku,
+            devices.c.qid,
+            devices.c.num_cores,
+            devices.c.labels,
+        )
         .join(hosts, hosts.c.id == devices.c.host_id)
         .where(devices.c.health.in_(["ready", "draining"]))
         .order_by(hosts.c.name, devices.c.qid)
     )
-    rows = connection.execute(query).all()
-    several = len({row.name for row in rows}) > 1
-    return {f"{row.name} {row.sku}/{row.qid}" if several else f"{row.sku}/{row.qid}": row.num_cores for row in rows}
+    return [
+        KnownDevice(
+            name=f"{row.sku}/{row.qid}",
+            host=row.name,
+            sku=row.sku,
+            num_cores=row.num_cores,
+            labels=frozenset([*(row.labels or ()), *(row.host_labels or ())]),
+            sdk=sdk_of(row.toolchain),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def host_names(connection: sa.Connection) -> list[str]:
+    """The names of all hosts."""
+    return list(connection.scalars(sa.select(hosts.c.name).order_by(hosts.c.name)))
 
 
 def host_list(connection: sa.Connection, *, heard_since: float) -> list[HostView]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from farm import holds, results, settling
 from farm.db import insert_all, now, wake_scheduler
 from farm.errors import NotFound, Refused
-from farm.models import edges, events, jobs, point_jobs, points, submissions
+from farm.models import KINDS, edges, events, jobs, point_jobs, points, submissions
 from farm.plan import Plan
 from farm.records import Limits
 from farm.states import DONE, FINAL, JobState
@@ -30,6 +30,7 @@ def submit(
     owner: str,
     request: Mapping[str, Any],
     priority: int = 0,
+    kind: str = KINDS[-1],
     labels: Mapping[str, str] | None = None,
     token: str | None = None,
     limits: Limits = NO_LIMITS,
@@ -46,6 +47,7 @@ def submit(
             name=name,
             owner=owner,
             priority=priority,
+            kind=kind,
             labels=dict(labels or {}),
             request=dict(request),
             token=token,
@@ -55,7 +57,7 @@ def submit(
         .returning(submissions.c.id)
     ).scalar_one()
     ids = _insert_jobs(
-        connection, plan, submission_id=submission_id, owner=owner, priority=priority, limits=limits, at=at
+        connection, plan, submission_id=submission_id, owner=owner, priority=priority, kind=kind, limits=limits, at=at
     )
     _insert_points(connection, plan, submission_id=submission_id, ids=ids)
     wake_scheduler(connection)
@@ -73,6 +75,7 @@ def _insert_jobs(
     submission_id: int,
     owner: str,
     priority: int,
+    kind: str,
     limits: Limits,
     at: float,
 ) -> dict[str, int]:
@@ -87,6 +90,7 @@ def _insert_jobs(
             "stage": str(job.stage),
             "label": job.label,
             "model": job.model,
+            "kind": kind,
             "spec": job.spec,
             "plan_key": job.plan_key,
             "state": str(JobState.WAITING),
@@ -96,6 +100,8 @@ def _insert_jobs(
             "chain": job.chain,
             "num_cores": job.num_cores,
             "num_devices": job.num_devices,
+            "exclusive": job.exclusive,
+            "needs": job.needs,
             "wait_limit_s": limits.wait_limit_s,
             "run_limit_s": limits.run_limit_s,
             "deadline_at": _deadline(limits, at=at),
@@ -256,8 +262,10 @@ def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> N
         .scalar_subquery()
     )
     asked = sa.select(submissions.c.priority).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
+    kind = sa.select(submissions.c.kind).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
     values = {
         "priority": asked.scalar_subquery(),
+        "kind": kind.scalar_subquery(),
         "held": holds.OF_SUBMISSION,
         "failures": 0,
         "remaining": undone,

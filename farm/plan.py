@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from farm.errors import Usage
+from farm.needs import ANYWHERE, Needs, identifying
 from qeff_engine import actions, spec
 
 MAX_POINTS = 100_000  # a comma too many in each of seven lists is easily a million
@@ -38,6 +39,8 @@ class PlannedJob:
         num_devices: devices that it spans; 0 when it needs none.
         chain: longest chain of jobs behind it.
         model: what it is done to, as source and revision, for predictions.
+        needs: what its place must be; None when any will do.
+        exclusive: nobody else may be on its devices.
     """
 
     plan_key: str
@@ -49,6 +52,13 @@ class PlannedJob:
     num_devices: int = 0
     chain: int = 0
     model: str = ""
+    needs: dict[str, Any] | None = None
+    exclusive: bool = False
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the job is known by: its spec, and of a run what its place must be."""
+        return identifying(self.stage, self.spec, needs=self.needs, exclusive=self.exclusive)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +111,8 @@ class Sweep:
         generation_len: tokens to generate at most; None fills the context.
         prompts: texts of each run.
         task: what the models are for; empty to go by their configs.
+        num_devices: devices of one host that each program spans.
+        needs: what the places of the jobs must be.
     """
 
     models: tuple[SweepModel, ...]
@@ -114,12 +126,16 @@ class Sweep:
     generation_len: int | None = None
     prompts: tuple[str, ...] = (spec.DEFAULT_PROMPT,)
     task: str = ""
+    num_devices: int = 1
+    needs: Needs = ANYWHERE
 
     def __post_init__(self) -> None:
         for name in ("models", "cores", "batch", "ctx_len", "prefill_len", "precision", "kv", "quantize"):
             _require_distinct(name, getattr(self, name))
         for name in ("cores", "batch", "ctx_len", "prefill_len"):
             _require_positive(name, getattr(self, name))
+        if self.num_devices < 1:
+            raise Usage(f"--devices is {self.num_devices}, expected a whole number of at least 1.")
         _require_known("precision", self.precision, spec.PRECISIONS)
         _require_known("kv", self.kv, spec.KV_PRECISIONS)
         self._check_lengths()
@@ -177,22 +193,9 @@ class Sweep:
             "generation_len": self.generation_len,
             "prompts": list(self.prompts),
             "task": self.task,
+            "num_devices": self.num_devices,
+            "needs": self.needs.to_json(),
         }
-
-
-def check_cores(sweep: Sweep, *, devices: Mapping[str, int]) -> None:
-    """Raise :class:`Usage` when no device has as many cores as a point wants.
-
-    Args:
-        sweep: the request.
-        devices: number of cores by the device's name; empty when none is registered yet, then nothing is checked.
-    """
-    if not devices or max(sweep.cores) <= max(devices.values()):
-        return
-    known = ", ".join(f"{name} ({cores} cores)" for name, cores in devices.items())
-    raise Usage(
-        f"No device has {max(sweep.cores)} cores: {known}. Ask for at most {max(devices.values())} with --cores."
-    )
 
 
 def expand(sweep: Sweep) -> Plan:
@@ -209,6 +212,8 @@ class _Builder:
         self.jobs: dict[str, PlannedJob] = {}
         self._run_spec = spec.RunSpec(prompts=sweep.prompts, generation_len=sweep.generation_len)
         self._export_spec = spec.ExportSpec(task=sweep.task)
+        self._num_devices = sweep.num_devices
+        self._needs = sweep.needs
         self._heads: dict[tuple[str, str], tuple[PlannedJob, ...]] = {}
 
     def point(self, combination: tuple[Any, ...]) -> PlannedPoint:
@@ -219,6 +224,7 @@ class _Builder:
         original, snapshot, export = head[0], head[-2], head[-1]
         compile_spec = spec.CompileSpec(
             num_cores=cores,
+            num_devices=self._num_devices,
             batch_size=batch,
             prefill_len=prefill_len,
             ctx_len=ctx_len,
@@ -280,7 +286,10 @@ class _Builder:
     ) -> PlannedJob:
         fields = stage_spec.to_json()
         keys = {name: job.plan_key for name, job in inputs.items()}
-        key = actions.plan_key(stage_spec.STAGE, fields=fields, inputs=keys)
+        needs = self._needs.of_stage(stage_spec.STAGE)
+        exclusive = self._needs.exclusive and num_devices > 0
+        known_by = identifying(stage_spec.STAGE, fields, needs=needs, exclusive=exclusive)
+        key = actions.plan_key(stage_spec.STAGE, fields=known_by, inputs=keys)
         if key not in self.jobs:
             self.jobs[key] = PlannedJob(
                 plan_key=key,
@@ -292,6 +301,8 @@ class _Builder:
                 num_devices=num_devices,
                 chain=chain,
                 model=model.identity,
+                needs=needs,
+                exclusive=exclusive,
             )
         for parent in inputs.values():
             if parent.chain <= chain:  # a resolve that a quantize comes to stand behind
@@ -305,7 +316,10 @@ def _quantize_label(quantize: spec.QuantizeSpec | None) -> str:
 
 def _shape_label(compile_spec: spec.CompileSpec) -> str:
     """The parts of a compilation that people tell points apart by: always cores and formats, the rest when unusual."""
-    words = [f"{compile_spec.num_cores} cores", compile_spec.precision]
+    words = [f"{compile_spec.num_cores} cores"]
+    if compile_spec.num_devices > 1:
+        words.append(f"of {compile_spec.num_devices} devices")
+    words.append(compile_spec.precision)
     if compile_spec.kv_precision != "fp16":
         words.append(f"kv {compile_spec.kv_precision}")
     if compile_spec.batch_size != 1:

@@ -56,7 +56,7 @@ def predict(connection: sa.Connection, planned: plan.Plan, *, toolchain: Mapping
         for job in planned.jobs:
             if job.stage == stage and all(parent in digests for parent in job.inputs.values()):
                 inputs = {name: digests[parent] for name, parent in job.inputs.items()}
-                key, _ = action_key(stage, fields=job.spec, input_digests=inputs, toolchain=toolchain)
+                key, _ = action_key(stage, fields=job.fields, input_digests=inputs, toolchain=toolchain)
                 keys[job.plan_key] = key
         done = _done(connection, keys.values())
         live = _live_action_keys(connection, [key for key in keys.values() if key not in done])

@@ -32,6 +32,7 @@ class Submission:
     id: int
     name: str
     owner: str
+    kind: str
     priority: int
     labels: dict[str, str]
     request: dict[str, Any]
@@ -50,11 +51,18 @@ class Job:
 
     Attributes:
         held: it is not placed, since its submission is paused.
+        kind: class of urgency.
+        needs: what its place must be; None when any will do.
+        exclusive: nobody else may be on its devices.
+        ram_bytes: of its host, as predicted; 0 when nobody knows.
+        expected_s, reserved_s: predicted running time, and what reservations are made with; None before it is ready.
+        forecast_at: when a ready job was last expected to start.
     """
 
     id: int
     submission_id: int
     stage: str
+    kind: str
     label: str
     spec: dict[str, Any]
     action_key: str | None
@@ -65,6 +73,12 @@ class Job:
     remaining: int
     num_cores: int
     num_devices: int
+    exclusive: bool
+    needs: dict[str, Any] | None
+    ram_bytes: int
+    expected_s: float | None
+    reserved_s: float | None
+    forecast_at: float | None
     attempt: int
     failures: int
     cancel_requested: bool
@@ -170,7 +184,7 @@ class Event:
 
 _JOB_COLUMNS = tuple(jobs.c[field.name] for field in dataclasses.fields(Job))
 _SUBMISSION_COLUMNS = (
-    *("id", "name", "owner", "priority", "labels", "request", "created_at"),
+    *("id", "name", "owner", "kind", "priority", "labels", "request", "created_at"),
     *("paused_at", "paused_by", "deadline_at"),
 )
 _DEVICE_NAME = devices.c.sku + sa.literal("/") + sa.cast(devices.c.qid, sa.Text)

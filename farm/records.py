@@ -276,9 +276,13 @@ class Waiting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Admissible:
-    """A waiting job whose inputs are done: what its action key is made of."""
+    """A waiting job whose inputs are done: what its action key is made of.
+
+    Attributes:
+        fields: its spec, with what of its place makes it other work.
+    """
 
     id: int
     stage: str
-    spec: dict[str, Any]
+    fields: dict[str, Any]
     inputs: dict[str, str]

@@ -37,6 +37,7 @@ from farm.clockwatch import ClockWatch
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
 from farm.errors import FarmError, StaleTransition, TermOver
+from farm.needs import sdk_of
 from farm.pulse import Pulse
 from farm.records import Capacity, Message
 from farm.settings import Settings
@@ -136,10 +137,10 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
             toolchain = devices.toolchain(connection, max_age_s=max_age_s) if waiting else None
             if toolchain is None:
                 break
-            sdk = capacity.sdk_of(toolchain)
+            sdk = sdk_of(toolchain)
             predicted = history.predict(connection, [job.id for job in waiting], sdk=sdk)
         found = [
-            (job.id, *actions.action_key(job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain))
+            (job.id, *actions.action_key(job.stage, fields=job.fields, input_digests=job.inputs, toolchain=toolchain))
             for job in waiting
         ]
         with database.write() as connection:

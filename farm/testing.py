@@ -126,7 +126,7 @@ def admit_all(database: db.Database, *, keys: Mapping[int, str] | None = None) -
     admitted = []
     with database.write() as connection:
         for job in admission.admissible(connection, limit=10_000):
-            key = (keys or {}).get(job.id, f"{job.stage}:{job.spec}:{sorted(job.inputs.items())}")
+            key = (keys or {}).get(job.id, f"{job.stage}:{job.fields}:{sorted(job.inputs.items())}")
             admission.admit(connection, job.id, action_key=key, parts={"key": key}, term=None)
             admitted.append(job.id)
     return admitted

@@ -94,7 +94,7 @@ class Driver:
             found = admission.admissible(connection, limit=1000)
             for job in found:
                 key, parts = actions.action_key(
-                    job.stage, fields=job.spec, input_digests=job.inputs, toolchain=toolchain
+                    job.stage, fields=job.fields, input_digests=job.inputs, toolchain=toolchain
                 )
                 admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
         return len(found)

@@ -36,6 +36,7 @@ COMMANDS = {
     "resume": "let a paused submission go on",
     "drain": "give a device or a host no new work",
     "undrain": "give it work again",
+    "label": "give a device or a host words that jobs can ask for",
     "devices": "list devices, free cores and who holds the others",
     "report": "the results of a submission, a row per point",
     "artifacts": "list what the store holds",

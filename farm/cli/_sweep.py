@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from farm import plan
+from farm import needs, plan
 from farm.errors import Usage
 from qeff_engine import spec
 
@@ -41,6 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     axis("--precision", str, f"weights: {', '.join(spec.PRECISIONS)} (fp16)")
     axis("--kv", str, f"KV cache: {', '.join(spec.KV_PRECISIONS)} (fp16)")
     axis("--quantize", spec.QuantizeSpec.parse, "checkpoint: none, METHOD[:BITS[:GROUP]] such as gptq:4:64 (none)")
+    places = parser.add_argument_group("where it is done", "what no place of the farm can be is refused at once")
+    places.add_argument("--devices", type=_number, default=1, metavar="N", help="devices of one host per program (1)")
+    places.add_argument("--exclusive", action="store_true", help="each run has its devices alone")
+    places.add_argument("--sku", default="", metavar="SKU", help="kind of device of the runs, such as ultra")
+    places.add_argument(
+        "--device-label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="that the runs' devices, or their host, must have (`farm label`); may be repeated",
+    )
+    places.add_argument("--host", default="", metavar="HOST", help="that does all of it")
+    places.add_argument(
+        "--sdk", default="", metavar="VERSION", help="SDK that compiles and runs, or how its version begins"
+    )
     runs = parser.add_argument_group("what each point runs")
     runs.add_argument(
         "--generation-len", type=_number, metavar="N", help="tokens to generate at most (what the context has room for)"
@@ -70,6 +85,14 @@ def make(options: argparse.Namespace) -> plan.Sweep:
         generation_len=options.generation_len,
         prompts=_prompts(options.prompt, options.prompts_file),
         task=options.task,
+        num_devices=options.devices,
+        needs=needs.Needs(
+            sku=options.sku,
+            labels=tuple(sorted(set(options.device_label))),
+            host=options.host,
+            sdk=options.sdk,
+            exclusive=options.exclusive,
+        ),
         **axes,
     )
 

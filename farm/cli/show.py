@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from farm import durations
 from farm.cli import _ids, _words
 from farm.cli._context import Context
+from farm.needs import in_words
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -92,6 +93,7 @@ def _print_submission(context: Context, found: dict[str, Any]) -> None:
             else "",
             "jobs": ", ".join(f"{count} {state}" for state, count in sorted(submission.counts.items())),
             "owner": submission.owner,
+            "kind": submission.kind,
             "priority": str(submission.priority),
             "labels": ", ".join(f"{key}={value}" for key, value in submission.labels.items()),
             "deadline": _words.moment(submission.deadline_at),
@@ -125,7 +127,8 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
             "stage": job.stage,
             "state": f"{job.state}: {job.reason}" if job.reason else str(job.state),
             "failure": f"{job.failure_class}: {job.failure_message}" if job.failure_class else "",
-            "wants": f"{job.num_cores} cores of {_words.plural(job.num_devices, 'device')}" if job.num_cores else "",
+            "wants": _wants(job),
+            "predicted": _predicted(job),
             "limits": _limits(job),
             "inputs": ", ".join(f"{name} of j{parent}" for name, parent in found["inputs"].items()),
             "artifact": job.artifact or "",
@@ -150,6 +153,20 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
         for event in found["events"]
     ]
     context.out.table(("at", "transition", "states", "reason"), events)
+
+
+def _wants(job: queries.Job) -> str:
+    """The place that the job must have, in words."""
+    what = f"{job.num_cores} cores of {_words.plural(job.num_devices, 'device')}" if job.num_cores else "a host slot"
+    needed = in_words(job.needs, exclusive=job.exclusive)
+    return f"{what}: {needed}" if needed else what
+
+
+def _predicted(job: queries.Job) -> str:
+    if job.expected_s is None:
+        return ""
+    memory = f", {_words.size(job.ram_bytes)} of the host's memory" if job.ram_bytes else ""
+    return f"runs {_words.duration(job.expected_s)}, {_words.duration(job.reserved_s)} at most as a rule{memory}"
 
 
 def _limits(job: queries.Job) -> str:

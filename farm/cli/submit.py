@@ -11,6 +11,7 @@ from farm.cli._context import Context
 if TYPE_CHECKING:
     from farm import plan, prediction
 
+_KINDS = ("interactive", "nightly", "sweep")  # as in farm.models, which commands import only when they run
 DESCRIPTION = (
     "Submit a sweep: every combination of the axes is a point, and what points have in common is done once. Prints "
     "the plan and returns; with --wait, goes on until all jobs have ended and prints the report."
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = parser.add_argument_group("the submission")
     about.add_argument("--name", default="", help="for people (default: the first model's name)")
     about.add_argument("--priority", type=int, default=0, metavar="N", help="higher is sooner (0)")
+    about.add_argument("--kind", choices=_KINDS, default=_KINDS[-1], help="how urgent before all priorities (sweep)")
     about.add_argument("--label", action="append", type=_label, default=[], metavar="K=V", help="may be repeated")
     about.add_argument("--owner", metavar="NAME", help="who submits (default: $FARM_OWNER, else the login)")
     about.add_argument(
@@ -74,10 +76,16 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 def _plan(context: Context, sweep: plan.Sweep) -> tuple[plan.Plan, prediction.Prediction, bool]:
     """The plan, what will become of it, and whether a scheduler works at the moment."""
-    from farm import db, inventory, plan, prediction
+    from farm import db, inventory, needs, plan, prediction
 
     with context.reading() as connection:
-        plan.check_cores(sweep, devices=inventory.device_cores(connection))
+        needs.check(
+            sweep.needs,
+            cores=sweep.cores,
+            num_devices=sweep.num_devices,
+            devices=inventory.known_devices(connection),
+            hosts=inventory.host_names(connection),
+        )
         planned = plan.expand(sweep)
         predicted = prediction.predict(connection, planned, toolchain=inventory.toolchain(connection))
         working = inventory.scheduler_works(connection, now=db.now(connection))
@@ -95,6 +103,7 @@ def _submit(options: argparse.Namespace, context: Context, sweep: plan.Sweep, pl
             name=options.name or sweep.models[0].name,
             owner=options.owner or context.settings.owner,
             priority=options.priority,
+            kind=options.kind,
             labels=dict(options.label),
             request=sweep.to_json(),
             token=options.token,

@@ -48,7 +48,7 @@ class AttemptNode:
         """Admit whatever may be."""
         with self.database.write() as connection:
             for job in admission.admissible(connection, limit=100):
-                key, parts = actions.action_key(job.stage, fields=job.spec, input_digests=job.inputs, toolchain={})
+                key, parts = actions.action_key(job.stage, fields=job.fields, input_digests=job.inputs, toolchain={})
                 admission.admit(connection, job.id, action_key=key, parts=parts, term=None)
 
     def enqueue(self, job_id: int) -> int:

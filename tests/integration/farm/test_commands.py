@@ -62,6 +62,26 @@ def test_a_dry_run_writes_nothing(farm: Run, model: Path, database: db.Database)
     assert farm_driver.count(database, JobState.WAITING) == 0
 
 
+@pytest.mark.usefixtures("driver")
+def test_what_a_submission_needs_of_its_places_is_kept_and_shown(farm: Run, model: Path) -> None:
+    assert farm("label", "ultra/0", "lab-a", "fast")[1] == "fast lab-a\n"
+    assert farm("label", "ultra/0", "fast", "--remove")[1] == "lab-a\n"
+    assert document(farm("label", "ultra/0", "--json")) == {"name": "ultra/0", "labels": ["lab-a"]}
+    needed = ("--exclusive", "--device-label", "lab-a", "--sku", "ultra", "--host", "h1", "--kind", "interactive")
+    assert farm("submit", "--model", model, "--cores", "8", *needed)[0] == 0
+    jobs = {job["stage"]: job for job in document(farm("list", "--jobs", "--json"))["rows"]}
+    assert (jobs["run"]["needs"], jobs["run"]["exclusive"]) == (
+        {"sku": "ultra", "labels": ["lab-a"], "host": "h1"},
+        True,
+    )
+    assert (jobs["compile"]["needs"], jobs["compile"]["exclusive"]) == ({"host": "h1"}, False)
+    assert {job["kind"] for job in jobs.values()} == {"interactive"}
+    shown = farm("show", f"j{jobs['run']['id']}")[1]
+    assert re.search(r"wants +8 cores of 1 device: sku ultra, labels lab-a, host h1, alone\n", shown)
+    found = document(farm("submit", "--model", model, "--cores", "8", "--dry-run", "--json"))
+    assert (found["jobs"]["compile"]["shared"], found["jobs"]["run"]["new"]) == (1, 1)
+
+
 def test_what_describes_a_submission_is_kept(farm: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("One.\n\nTwo.\n")
     farm(

@@ -153,13 +153,13 @@ def test_devices_name_who_holds_their_cores(database: db.Database, driver: farm_
         ultra, standard = inventory.device_list(connection, heard_since=now - 60)
         later = inventory.device_list(connection, heard_since=now + 60)
         hosts = inventory.host_list(connection, heard_since=now - 60)
-        cores = inventory.device_cores(connection)
+        known = inventory.known_devices(connection)
     (holder,) = ultra.holders
     assert (holder.job_id, holder.num_cores, holder.draining) == (claims[0].job_id, 8, False)
     assert (ultra.free, standard.free, ultra.alive) == (8, 14, True)
     assert [device.alive for device in later] == [False, False]
     assert [(host.name, host.busy_slots, host.alive) for host in hosts] == [("h1", 0, True)]
-    assert cores == {"ultra/0": 16, "standard/1": 14}
+    assert [(device.name, device.num_cores) for device in known] == [("ultra/0", 16), ("standard/1", 14)]
 
 
 def why(database: db.Database, job_id: int) -> explain.Explanation:

@@ -63,7 +63,7 @@ class Bustle:
                 self.over.set()
             with self.database.write() as connection:
                 for job in waiting:
-                    key = f"{job.stage} {job.spec} {sorted(job.inputs.items())}"
+                    key = f"{job.stage} {job.fields} {sorted(job.inputs.items())}"
                     with contextlib.suppress(StaleTransition):  # a user was faster
                         admission.admit(connection, job.id, action_key=key, parts={}, term=None)
             scheduler.place(self.database, term=None, max_age_s=_EVER_S)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from farm import plan
 from farm.errors import Usage
+from farm.needs import ANYWHERE, Needs
 from qeff_engine import spec
 from qeff_engine.errors import InvalidInput
 
@@ -149,12 +150,24 @@ def test_generation_that_just_fits_is_accepted() -> None:
     assert sweep(ctx_len=(33,), generation_len=32).generation_len == 32
 
 
-def test_more_cores_than_any_device_has_are_refused_with_the_devices() -> None:
-    devices = {"ultra qid 0": 16, "standard qid 1": 14}
-    with pytest.raises(Usage, match=r"No device has 99 cores: ultra qid 0 \(16 cores\), standard qid 1 \(14 cores\)"):
-        plan.check_cores(sweep(cores=(8, 99)), devices=devices)
-    plan.check_cores(sweep(cores=(8, 16)), devices=devices)
-    plan.check_cores(sweep(cores=(99,)), devices={})
+def test_jobs_need_of_their_places_what_their_stage_sees() -> None:
+    asked = Needs(sku="ultra", labels=("lab-a",), host="h1", sdk="1.20", exclusive=True)
+    planned = plan.expand(sweep(cores=(8,), num_devices=2, needs=asked)).jobs
+    by_stage = {str(job.stage): job for job in planned}
+    assert by_stage["export"].needs == {"host": "h1"}
+    assert by_stage["compile"].needs == {"host": "h1", "sdk": "1.20"}
+    assert by_stage["run"].needs == {"sku": "ultra", "labels": ["lab-a"], "host": "h1", "sdk": "1.20"}
+    assert [job.exclusive for job in planned] == [job.stage == "run" for job in planned]
+    assert (by_stage["run"].num_devices, by_stage["compile"].spec["num_devices"]) == (2, 2)
+    assert by_stage["run"].label.endswith("8 cores of 2 devices fp16")
+
+
+def test_a_run_at_a_certain_place_is_other_work_and_its_compile_is_not() -> None:
+    plain, placed = (plan.expand(sweep(needs=needs)) for needs in (ANYWHERE, Needs(sku="ultra")))
+    same = {job.plan_key for job in plain.jobs} & {job.plan_key for job in placed.jobs}
+    assert {job.stage for job in plain.jobs if job.plan_key not in same} == {"run"}
+    (alone,) = {job.fields["place"]["exclusive"] for job in plan.expand(sweep(needs=Needs(exclusive=True))).jobs[-1:]}
+    assert alone
 
 
 def test_a_request_keeps_everything_that_was_asked() -> None:
