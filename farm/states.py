@@ -33,31 +33,31 @@ S, C, F, N, B = JobState.SUCCEEDED, JobState.CACHED, JobState.FAILED, JobState.C
 # (from, transition, to): everything that may happen to a job. `farm.jobs` has one function per name.
 TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
     {
-        (W, "follow", W),
-        (W, "unfollow", W),
-        (W, "admit", R),
+        (W, "follow", W),  # a live job does the same work
+        (W, "unfollow", W),  # that job ended without a result
+        (W, "admit", R),  # its inputs are done, and nobody does the same work
         (W, "hit", C),  # the action is done already, or the leader succeeded
         (W, "fail", F),  # the action is known to fail, or the leader failed for good
-        (W, "block", B),
-        (W, "cancel", N),
+        (W, "block", B),  # an input cannot be done
+        (W, "cancel", N),  # a user wants it
         (W, "expire", F),  # the deadline of the whole has passed
-        (R, "enqueue", Q),
+        (R, "enqueue", Q),  # there is room for it
         (R, "cancel", N),
         (R, "expire", F),  # that deadline, or the limit of waiting for a place
-        (Q, "claim", X),
+        (Q, "claim", X),  # its node has the message, and takes what it needs
         (Q, "give_back", R),  # no capacity at claim, node gone, or placed elsewhere
         (Q, "cancel", N),
         (Q, "expire", F),
-        (X, "succeed", S),
-        (X, "fail", F),
-        (X, "retry_later", R),
+        (X, "succeed", S),  # its artifact is published
+        (X, "fail", F),  # for good: its class is not tried again, or was too often
+        (X, "retry_later", R),  # it failed in a way that may pass, and waits a while
         (X, "interrupt", R),  # the node is shutting down: not the job's fault
-        (X, "lose", R),
+        (X, "lose", R),  # its lease ended, or its node did
         (X, "lose", F),  # lost too often
         (X, "overrun", R),  # its node did not end it when its running limit was over
         (X, "overrun", F),  # that, too often
-        (X, "cancel", N),
-        (F, "retry", W),
+        (X, "cancel", N),  # its node has stopped it, or was lost before it could
+        (F, "retry", W),  # a user wants it tried again
         (N, "retry", W),
         (B, "retry", W),
     }
