@@ -16,13 +16,22 @@ from farm.errors import StaleTransition
 from farm.models import KINDS, edges, jobs, literal, literals
 from farm.needs import identifying
 from farm.placement.estimates import Estimate
-from farm.records import Admissible, Assignment, Waiting
+from farm.records import Admissible, Assignment, ReadyJob, Waiting
 from farm.states import LIVE, JobState
 from farm.transitions import chunks, hold_graph, move, move_each
 
 _LEADER = sa.select(jobs.c.id).where(jobs.c.action_key == sa.bindparam("key"), jobs.c.state.in_(literals(LIVE)))
 _LIVE_KEYS = sa.select(jobs.c.action_key).where(
     jobs.c.action_key.in_(sa.bindparam("keys", expanding=True)), jobs.c.state.in_(literals(LIVE))
+)
+_PREDICT_ANEW = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
+    .values(
+        expected_s=sa.bindparam("expected"),
+        reserved_s=sa.bindparam("reserved"),
+        ram_bytes=sa.case((jobs.c.failures == 0, sa.bindparam("ram")), else_=jobs.c.ram_bytes),
+    )
 )
 _EXPLAIN = (
     sa.update(jobs)
@@ -229,22 +238,50 @@ def enqueue_all(connection: sa.Connection, chosen: Sequence[Assignment], *, term
     leadership.require_term(connection, term)
     hold_graph(connection, shared=True)
     at = now(connection)
-    rows = [
-        {
-            "id": one.job_id,
-            "reason": one.reason,
-            "node_id": one.node_id,
-            "placed_on": list(one.device_ids),
-            "queued_at": at,
-        }
-        for one in chosen
-    ]
-    moved = move_each(
-        connection, rows, "enqueue", source=JobState.READY, target=JobState.QUEUED, at=at, next_attempt=True
-    )
+    guessed = [{**_place_of(one, at=at), "ram_bytes": one.ram_bytes} for one in chosen if one.ram_bytes]
+    predicted = [_place_of(one, at=at) for one in chosen if not one.ram_bytes]
+    moved: dict[int, int] = {}
+    for rows in (guessed, predicted):
+        if rows:
+            moved |= move_each(
+                connection, rows, "enqueue", source=JobState.READY, target=JobState.QUEUED, at=at, next_attempt=True
+            )
     messages = [(one.queue, one.job_id, moved[one.job_id]) for one in chosen if one.job_id in moved]
     outbox.put(connection, messages, at=at)
     return moved
+
+
+def _place_of(chosen: Assignment, *, at: float) -> dict[str, Any]:
+    return {
+        "id": chosen.job_id,
+        "reason": chosen.reason,
+        "node_id": chosen.node_id,
+        "placed_on": list(chosen.device_ids),
+        "queued_at": at,
+    }
+
+
+def predict_anew(
+    connection: sa.Connection, ready: Sequence[ReadyJob], predicted: Mapping[int, Estimate], *, term: int | None
+) -> int:
+    """Note what ready jobs are predicted to take now that more is known; returns how many of them changed.
+
+    The memory of a job that has failed stays: it may have been raised for the next try.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
+    changed = [
+        {"job": job.id, "expected": new.expected_s, "reserved": new.reserved_s, "ram": new.ram_bytes or job.ram_bytes}
+        for job in sorted(ready, key=lambda job: job.id)
+        if (new := predicted.get(job.id)) is not None
+        and (new.expected_s, new.reserved_s, new.ram_bytes or job.ram_bytes)
+        != (job.expected_s, job.reserved_s, job.ram_bytes)
+    ]
+    if changed:
+        connection.execute(_PREDICT_ANEW, changed)
+    return len(changed)
 
 
 def explain(connection: sa.Connection, waiting: Mapping[int, Waiting], *, term: int | None) -> None:

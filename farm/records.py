@@ -257,12 +257,14 @@ class Assignment:
 
     Attributes:
         device_ids: the devices whose cores it gets, that of the node first; empty for a host slot.
+        ram_bytes: memory of the host to reserve for a job of which none was predicted; 0 when the prediction stands.
     """
 
     job_id: int
     node_id: int
     queue: str
     device_ids: tuple[int, ...] = ()
+    ram_bytes: int = 0
     reason: str
 
 

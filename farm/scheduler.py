@@ -112,7 +112,8 @@ def tick(
         expired = maintenance.expire(database, limit=EXPIRE_AT_ONCE, term=term)
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
-        maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term)
+        if maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term):
+            predict_anew(database, term=term, max_age_s=max_age_s)
     admitted = admit(database, term=term, max_age_s=max_age_s)
     placed = place(database, term=term, max_age_s=max_age_s, half_life_s=settings.share_half_life_s, explain=full)
     sent = send(database, sender=sender, term=term) if sender is not None else 0
@@ -146,6 +147,21 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
         with database.write() as connection:
             count += admission.admit_all(connection, found, term=term, predicted=predicted)
     return count
+
+
+def predict_anew(database: Database, *, term: int | None, max_age_s: float) -> int:
+    """Use what was just learnt for jobs that became ready before; returns how many predictions changed.
+
+    A sweep becomes ready within a second, long before its first job has shown how long the others will take.
+    """
+    with database.read() as connection:
+        ready = candidates.ready(connection, limit=PLACE_AT_ONCE)
+        toolchain = devices.toolchain(connection, max_age_s=max_age_s) if ready else None
+        if toolchain is None:
+            return 0
+        predicted = history.predict(connection, [job.id for job in ready], sdk=sdk_of(toolchain))
+    with database.write() as connection:
+        return admission.predict_anew(connection, ready, predicted, term=term)
 
 
 def place(database: Database, *, term: int | None, max_age_s: float, half_life_s: float, explain: bool = True) -> int:

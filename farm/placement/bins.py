@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from farm.records import Capacity, DeviceCapacity, Holding, HostCapacity
 
+_LARGE = frozenset({"compile", "quantize"})  # stages that hold weights in memory
 _AT_LEAST_S = 1.0  # until a job ends that should have ended already
 
 
@@ -74,11 +75,18 @@ class Bin:
             self.name, self.total, self.free = found.host, found.num_slots, found.free_slots
             self.ram_bytes, self.free_ram_bytes = found.ram_bytes, found.free_ram_bytes
             self.ram_share_bytes = found.ram_bytes // max(1, found.num_slots)
-        self.ends = _ends(found.holdings, total=self.total, now=now, predicted=predicted)
+        self.ends = _ends(self, found.holdings, now=now, predicted=predicted)
 
-    def ram_for(self, ram_bytes: int) -> int:
-        """Memory that a job with this prediction takes here: of unknown appetite, as much as every slot can have."""
-        return (ram_bytes or self.ram_share_bytes) if self.ram_bytes else 0
+    def ram_for(self, stage: str, ram_bytes: int) -> int:
+        """Memory that a job takes here.
+
+        One that wants more than there is gets all of it and runs alone. Of unknown appetite, a stage that is known for
+        a large one counts as half of the host, another as much as every slot can have.
+        """
+        if not self.ram_bytes:
+            return 0
+        unknown = self.ram_bytes // 2 if stage in _LARGE else 0
+        return min(self.ram_bytes, ram_bytes or max(unknown, self.ram_share_bytes))
 
     def has(self, amount: int, ram_bytes: int) -> bool:
         """Whether so much is free now."""
@@ -135,14 +143,14 @@ class Bin:
 _NEVER = float("inf")
 
 
-def _ends(holdings: Sequence[Holding], *, total: int, now: float, predicted: bool) -> list[tuple[float, int, int, int]]:
+def _ends(place: Bin, holdings: Sequence[Holding], *, now: float, predicted: bool) -> list[tuple[float, int, int, int]]:
     """Predicted end, job, amount and memory of what is held; an end that nobody knows is infinitely far."""
     return [
         (
             max(one.ends_at, now + _AT_LEAST_S) if predicted and one.ends_at is not None else _NEVER,
             one.job_id,
-            total if one.exclusive else one.amount,
-            one.ram_bytes,
+            place.total if one.exclusive else one.amount,
+            one.ram_bytes or place.ram_share_bytes,
         )
         for one in holdings
     ]

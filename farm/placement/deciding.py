@@ -91,7 +91,7 @@ class _Round:
         if first is not None and not self._policy.backfill:
             return False
         takes_s = _known(job.reserved_s) if self._policy.prediction else _NEVER
-        if takes_s >= demand.failed_s:
+        if demand.failed_s is not None and takes_s >= demand.failed_s:
             return False
         until = self._now + takes_s
         chosen = self._find(job, demand, until=until)
@@ -110,6 +110,7 @@ class _Round:
                 node_id=head.node_id,
                 queue=head.queue,
                 device_ids=tuple(found.device_id for found in chosen if found.device_id is not None),
+                ram_bytes=0 if job.ram_bytes else demand.wants(head)[1],
                 reason=reason,
             )
         )

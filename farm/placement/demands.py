@@ -18,6 +18,7 @@ class Demand:
     """The place that all jobs of one shape want.
 
     Attributes:
+        stage: for a guess at memory that nobody knows.
         of_device: cores of devices are wanted, else a slot of a host.
         amount: cores of each device, or one slot.
         num_devices: devices of one host, all at once; 1 for a slot.
@@ -30,6 +31,7 @@ class Demand:
         failure: why a job of this shape found no room.
     """
 
+    stage: str
     of_device: bool
     amount: int
     num_devices: int
@@ -37,13 +39,13 @@ class Demand:
     ram_bytes: int
     bins: Sequence[Bin]
     refusal: str
-    failed_s: float = float("inf")
+    failed_s: float | None = None
     first_at: float | None = None
     failure: str = ""
 
     def wants(self, found: Bin) -> tuple[int, int]:
         """Cores or slots, and memory, that a job takes of this bin."""
-        return found.total if self.exclusive else self.amount, found.ram_for(self.ram_bytes)
+        return found.total if self.exclusive else self.amount, found.ram_for(self.stage, self.ram_bytes)
 
     @property
     def width(self) -> int:
@@ -70,7 +72,7 @@ class Demands:
         """The demand of a job; equal shapes share one."""
         needs = job.needs
         wanted = None if not needs else tuple(sorted((key, repr(value)) for key, value in needs.items()))
-        key = (job.num_cores, job.num_devices, job.exclusive, job.ram_bytes, wanted, job.avoid)
+        key = (job.stage, job.num_cores, job.num_devices, job.exclusive, job.ram_bytes, wanted, job.avoid)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = self._make(job)
@@ -79,6 +81,7 @@ class Demands:
     def _make(self, job: ReadyJob) -> Demand:
         of_device = job.num_cores > 0
         demand = Demand(
+            stage=job.stage,
             of_device=of_device,
             amount=job.num_cores or 1,
             num_devices=max(1, job.num_devices) if of_device else 1,
@@ -160,18 +163,12 @@ def _narrow(demand: Demand) -> str:
     if not fitting:
         return f"It needs {demand.amount} cores, and the widest device that it may use has {widest}."
     if not demand.of_device and demand.ram_bytes:
-        roomy = [found for found in fitting if not found.ram_bytes or found.ram_bytes >= demand.ram_bytes]
-        if not roomy:
-            most = max(found.ram_bytes for found in fitting)
-            return f"It is expected to take {_gib(demand.ram_bytes)} of memory, and no host has more than {_gib(most)}."
-        fitting = roomy
+        most = max(found.ram_bytes for found in fitting)
+        # What wants more memory than any host has runs alone on the largest.
+        fitting = [found for found in fitting if not found.ram_bytes or found.ram_bytes >= min(demand.ram_bytes, most)]
     if demand.num_devices > 1:
         most = max(sum(one.host_id == found.host_id for one in fitting) for found in fitting)
         if most < demand.num_devices:
             return f"It spans {demand.num_devices} devices of one host, and no host has more than {most} that fit."
     demand.bins = fitting
     return ""
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB"

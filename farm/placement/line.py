@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from farm.placement.policy import Policy, rest_s
 from farm.records import ReadyJob
 
-_Key = tuple[float, int, float, int, float, int]
+_Key = tuple[float, float, int, int, float, int]
 
 
 class Line:
@@ -50,11 +50,12 @@ class Line:
 
 
 def _key(job: ReadyJob, *, now: float, policy: Policy) -> _Key:
-    """Smallest first. Among equal scores wide jobs go first, then long ones: they are the hardest to place later."""
+    """Smallest first. Among equal scores those of most core-seconds go first: they are the hardest to place later."""
     claim = -policy.claim_s(job, now=now)
     if not policy.burst_s:
-        return claim, 0, 0.0, 0, job.ready_at, job.id
-    return claim, -job.num_cores * max(1, job.num_devices), -rest_s(job), -job.chain, job.ready_at, job.id
+        return claim, 0.0, 0, 0, job.ready_at, job.id
+    width = max(1, job.num_cores) * max(1, job.num_devices)
+    return claim, -rest_s(job) * width, -width, -job.chain, job.ready_at, job.id
 
 
 def _sorted(line: list[tuple[_Key, ReadyJob]]) -> list[tuple[_Key, ReadyJob]]:

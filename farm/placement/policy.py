@@ -28,7 +28,7 @@ class Policy:
         share_window_s: an owner who has used the whole farm for so long falls back by half of that.
         chain: head start per predicted second of the longest chain behind the job, itself included.
         longest_chain_s: chains that are longer count as this.
-        burst_s: jobs whose scores differ by less may be sorted for packing: wide ones first, then long ones.
+        burst_s: jobs whose scores differ by less are sorted for packing: those of most core-seconds first.
         patience_s: a job that has waited for so long has a place emptied for it when nobody can tell what will be free.
         overdue_s: the first job without room that has waited for so long has a place emptied, whatever is predicted.
         max_reservations: jobs of a kind of place that places are kept for at the same time.
@@ -43,8 +43,8 @@ class Policy:
     share_s: float = 12 * _HOUR_S
     share_window_s: float = _HOUR_S
     chain: float = 1.0
-    longest_chain_s: float = 2 * _HOUR_S
-    burst_s: float = 300.0
+    longest_chain_s: float = 12 * _HOUR_S
+    burst_s: float = 1200.0
     patience_s: float = 30.0
     overdue_s: float = 2 * _HOUR_S
     max_reservations: int = 4

@@ -17,7 +17,7 @@ def given(job: ReadyJob, demand: Demand, chosen: Sequence[Bin]) -> str:
     names = _list([found.name for found in chosen])
     head = chosen[0]
     if not demand.of_device:
-        memory = head.ram_for(demand.ram_bytes)
+        memory = demand.wants(head)[1]
         with_memory = f" with {memory / 2**30:.1f} GiB of its memory" if memory else ""
         text = f"a slot of {names}{with_memory}"
     elif demand.exclusive:
@@ -74,8 +74,9 @@ def in_order(job: ReadyJob, demand: Demand, *, first: int) -> Waiting:
 def _needs(demand: Demand) -> str:
     """What is wanted and not there."""
     if not demand.of_device:
-        if demand.ram_bytes and any(found.free for found in demand.bins):
-            return f"It needs a host slot and {demand.ram_bytes / 2**30:.1f} GiB of memory, which no host has free."
+        if any(found.free for found in demand.bins):
+            least = min(demand.wants(found)[1] for found in demand.bins)
+            return f"It needs {least / 2**30:.1f} GiB of memory beside a host slot, and no host has both free."
         return "It needs a host slot, and none is free."
     if demand.exclusive:
         idle = "an idle device" if demand.num_devices == 1 else f"{demand.num_devices} idle devices of one host"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import history, leadership, scheduler, testing
+from farm import attempts as running
+from farm import capacity, history, leadership, scheduler, testing
 from farm.db import Database
 from farm.errors import StaleTransition
 from farm.models import attempts, devices, jobs, owners
@@ -191,3 +192,37 @@ def test_a_device_remembers_the_models_that_it_ran_last(each_database: Database)
             host.device_ids[0]: ["tiny"],
             host.device_ids[1]: None,
         }
+
+
+def test_jobs_that_were_ready_before_are_predicted_anew(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    waiting, failed = runs(1, tag="waits"), runs(1, tag="has failed")
+    for plan in (waiting, failed):
+        testing.add_submission(each_database, plan)
+    scheduler.admit(each_database, term=None, max_age_s=60.0)
+    with each_database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.id == 2).values(failures=1, ram_bytes=1 << 40))
+    assert scheduler.predict_anew(each_database, term=None, max_age_s=60.0) == 0
+    finish_runs(each_database, runs(1), host=host, seconds=10_000.0, peak_rss_bytes=1 << 30)
+    learn(each_database)
+    assert scheduler.predict_anew(each_database, term=None, max_age_s=60.0) == 2
+    with each_database.read() as connection:
+        rows = connection.execute(sa.select(jobs).where(jobs.c.state == "ready").order_by(jobs.c.id)).all()
+    assert [row.expected_s for row in rows] == pytest.approx([10_000.0] * 2, rel=0.01)
+    assert rows[0].ram_bytes > 1 << 30
+    assert rows[1].ram_bytes == 1 << 40, "raised for the next try"
+
+
+def test_a_guess_at_memory_is_what_the_claim_reserves(each_database: Database) -> None:
+    host = testing.add_host(each_database, num_slots=4)
+    testing.add_submission(each_database, testing.small_plan(cores=(8, 14, 16)))
+    testing.admit_all(each_database)
+    scheduler.place(each_database, term=None, max_age_s=60.0, half_life_s=DAY_S)
+    with each_database.read() as connection:
+        (placed,) = connection.execute(sa.select(jobs).where(jobs.c.state == "queued")).all()
+        (room,) = capacity.capacity(connection, max_age_s=60.0).hosts
+    assert (placed.stage, placed.ram_bytes) == ("resolve", room.ram_bytes // 4)
+    assert room.free_ram_bytes == room.ram_bytes - placed.ram_bytes
+    with each_database.write() as connection:
+        running.claim(connection, placed.id, placed.attempt, node_id=host.host_node, lease_s=60.0)
+        assert connection.scalar(sa.select(attempts.c.ram_bytes)) == placed.ram_bytes
