@@ -6,8 +6,10 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from farm import durations, inventory, queries
-from farm.models import actions, jobs
+from farm import durations, inventory, outlook, queries
+from farm.models import actions
+from farm.needs import in_words, meets
+from farm.outlook import Outlook
 from farm.states import DONE, FINAL, JobState
 
 
@@ -19,12 +21,14 @@ class Explanation:
         reason: one sentence.
         details: further sentences.
         waits_for: jobs that have to end first.
+        outlook: what is expected of it; None when it has ended.
     """
 
     job: queries.Job
     reason: str
     details: tuple[str, ...] = ()
     waits_for: tuple[int, ...] = ()
+    outlook: Outlook | None = None
 
 
 def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: float) -> Explanation:
@@ -51,7 +55,10 @@ def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: 
         found = _placed(connection, job, now=now)
     else:
         return _ended(connection, job)
-    return dataclasses.replace(found, details=(*found.details, *_clocks(job, now=now)))
+    expected = outlook.of(connection, job, now=now)
+    said = expected.sentences(now=now) if expected is not None else []
+    details = (*found.details, *said, *_clocks(job, now=now))
+    return dataclasses.replace(found, details=details, outlook=expected)
 
 
 def _clocks(job: queries.Job, *, now: float) -> list[str]:
@@ -100,19 +107,10 @@ def _waiting(connection: sa.Connection, job: queries.Job) -> Explanation:
 def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_since: float) -> Explanation:
     if job.not_before > now:
         return Explanation(job=job, reason=f"It is tried again in {job.not_before - now:.0f} s. {job.reason}".rstrip())
-    ahead = connection.execute(
-        sa.select(sa.func.count()).where(
-            jobs.c.state == JobState.READY,
-            sa.or_(
-                jobs.c.priority > job.priority,
-                sa.and_(jobs.c.priority == job.priority, jobs.c.ready_at < job.ready_at),
-            ),
-        )
-    ).scalar_one()
-    details = [f"{ahead} ready jobs of the same or a higher priority came earlier."] if ahead else []
+    details = [job.reason] if job.reason else []  # placement's own words
     if not job.num_cores:
         return _wants_slot(connection, job, heard_since=heard_since, details=details)
-    found = inventory.device_list(connection, heard_since=heard_since)
+    found = [device for device in inventory.device_list(connection, heard_since=heard_since) if _suits(device, job)]
     wide = [device for device in found if device.num_cores >= job.num_cores]
     waits_for: list[int] = []
     for device in wide:
@@ -132,8 +130,18 @@ def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_sin
     narrow = len(found) - len(wide)
     if narrow:
         details.append(f"{narrow} devices have fewer than {job.num_cores} cores.")
-    reason = f"It wants {job.num_cores} cores of one device; {len(wide)} devices have as many."
+    of_devices = "one device" if job.num_devices < 2 else f"each of {job.num_devices} devices of one host"
+    needed = in_words(job.needs, exclusive=job.exclusive)
+    reason = (
+        f"It wants {job.num_cores} cores of {of_devices}{f' ({needed})' if needed else ''}; "
+        f"{len(wide)} {'device has' if len(wide) == 1 else 'devices have'} as many."
+    )
     return Explanation(job=job, reason=reason, details=tuple(details), waits_for=tuple(dict.fromkeys(waits_for)))
+
+
+def _suits(device: inventory.DeviceView, job: queries.Job) -> bool:
+    """Whether a device is what a job needs, whatever is free of it."""
+    return meets(job.needs, sku=device.sku, labels=device.labels, host=device.host, sdk=device.sdk)
 
 
 def _wants_slot(connection: sa.Connection, job: queries.Job, *, heard_since: float, details: list[str]) -> Explanation:

@@ -55,6 +55,8 @@ class DeviceView:
         free: of those, held by nobody.
         alive: a node that is pinned to it has been heard lately.
         drained: who gives it or its host no new work, since when and why; None when nobody does.
+        labels: of it and of its host.
+        sdk: version of its host's SDK.
     """
 
     id: int
@@ -70,6 +72,8 @@ class DeviceView:
     alive: bool
     holders: tuple[Holder, ...]
     drained: Drained | None = None
+    labels: tuple[str, ...] = ()
+    sdk: str = ""
 
     @property
     def name(self) -> str:
@@ -126,7 +130,7 @@ def device_list(connection: sa.Connection, *, heard_since: float) -> list[Device
         sa.select(
             devices,
             hosts.c.name.label("host"),
-            *(hosts.c[name].label(f"host_{name}") for name in _DRAINED),
+            *(hosts.c[name].label(f"host_{name}") for name in (*_DRAINED, "labels", "toolchain")),
             usable,
             alive.label("alive"),
         )
@@ -140,6 +144,8 @@ def device_list(connection: sa.Connection, *, heard_since: float) -> list[Device
             num_cores=row["usable"],
             free=max(0, row["usable"] - sum(holder.num_cores for holder in holders[row["id"]])),
             alive=bool(row["alive"]),
+            labels=tuple(sorted({*(row["labels"] or ()), *(row["host_labels"] or ())})),
+            sdk=sdk_of(row["host_toolchain"]),
             holders=tuple(holders[row["id"]]),
             drained=_drained(row, host=True, prefix="host_") or _drained(row),
         )

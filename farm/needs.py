@@ -83,6 +83,19 @@ def in_words(needs: Mapping[str, Any] | None, *, exclusive: bool = False) -> str
     return ", ".join([*words, "alone"] if exclusive else words)
 
 
+def meets(
+    needs: Mapping[str, Any] | None, *, sku: str = "", labels: Collection[str] = (), host: str = "", sdk: str = ""
+) -> bool:
+    """Whether a place with these facts is what a job needs."""
+    asked = needs or {}
+    return (
+        asked.get("sku", sku) == sku
+        and asked.get("host", host) == host
+        and set(asked.get("labels", ())) <= set(labels)
+        and ("sdk" not in asked or f"{sdk}.".startswith(f"{asked['sdk']}."))
+    )
+
+
 def check(
     needs: Needs,
     *,
@@ -103,11 +116,15 @@ def check(
     if needs.host and hosts and needs.host not in hosts:
         raise Usage(f"There is no host '{needs.host}', expected one of: {', '.join(sorted(hosts))}.")
     fitting = list(devices)
-    for name, fits, known in _CHECKS:
+    for name, known in _FACTS.items():
         asked = getattr(needs, name)
         if not asked or not fitting:
             continue
-        kept = [device for device in fitting if fits(device, asked)]
+        kept = [
+            device
+            for device in fitting
+            if meets({name: asked}, sku=device.sku, labels=device.labels, host=device.host, sdk=device.sdk)
+        ]
         if not kept:
             words = ", ".join(sorted({word for device in fitting for word in known(device)})) or "none"
             raise Usage(f"No device has {_SAYS[name]} {_said(asked)}. Known: {words}. Correct {_OPTIONS[name]}.")
@@ -143,16 +160,12 @@ def _said(asked: object) -> str:
     return ", ".join(asked) if isinstance(asked, tuple) else str(asked)
 
 
-# Need, whether a device meets it, and the words that devices have in its place.
-_CHECKS: tuple[tuple[str, Callable[[KnownDevice, Any], bool], Callable[[KnownDevice], Iterable[str]]], ...] = (
-    ("host", lambda device, asked: device.host == asked, lambda device: (device.host,)),
-    ("sku", lambda device, asked: device.sku == asked, lambda device: (device.sku,)),
-    (
-        "sdk",
-        lambda device, asked: device.sdk == asked or device.sdk.startswith(f"{asked}."),
-        lambda device: (device.sdk,),
-    ),
-    ("labels", lambda device, asked: device.labels.issuperset(asked), lambda device: device.labels),
-)
+# What devices have in the place of a need, in the order in which needs are looked at; how it is said; its option.
+_FACTS: Mapping[str, Callable[[KnownDevice], Iterable[str]]] = {
+    "host": lambda device: (device.host,),
+    "sku": lambda device: (device.sku,),
+    "sdk": lambda device: (device.sdk,),
+    "labels": lambda device: device.labels,
+}
 _SAYS = {"host": "the host", "sku": "the SKU", "sdk": "the SDK", "labels": "all of the labels"}
 _OPTIONS = {"host": "--host", "sku": "--sku", "sdk": "--sdk", "labels": "--device-label"}

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
                 "reason": found.reason,
                 "details": found.details,
                 "waits_for": found.waits_for,
+                "outlook": found.outlook.to_json() if found.outlook is not None else None,
             }
         )
         return 0

@@ -200,7 +200,7 @@ def test_a_wide_job_is_told_who_holds_the_cores(database: db.Database, driver: f
     with database.read() as connection:
         (wide,) = queries.job_list(connection, states=[JobState.READY])
     found = why(database, wide.id)
-    assert "wants 16 cores of one device; 1 devices have as many" in found.reason
+    assert "wants 16 cores of one device; 1 device has as many" in found.reason
     assert f"ultra/0: 8 of 16 cores free, j{held[0]} holds 8." in found.details
     assert found.waits_for == tuple(held)
 
