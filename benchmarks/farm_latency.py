@@ -82,7 +82,7 @@ def idle_hour_figures() -> list[measure.Figure]:
     """Growth of rows and memory over the rounds and heartbeats of an idle hour."""
     with testing.fresh_database() as database:
         host = testing.add_host(database)
-        testing.add_submission(database)
+        testing.add_submission(database, plan(1))
         settings = farm_settings.load(environ={"HOME": tempfile.gettempdir()})
 
         def minutes(number: int) -> None:

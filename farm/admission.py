@@ -33,6 +33,18 @@ _PREDICT_ANEW = (
         ram_bytes=sa.case((jobs.c.failures == 0, sa.bindparam("ram")), else_=jobs.c.ram_bytes),
     )
 )
+_ADMISSIBLE = (
+    sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec, jobs.c.needs, jobs.c.exclusive)
+    .where(jobs.c.state == literal(JobState.WAITING), jobs.c.remaining == literal(0), jobs.c.leader_id.is_(None))
+    .order_by(jobs.c.id)
+    .limit(sa.bindparam("limit"))
+)
+_parents = jobs.alias()
+_INPUTS = (
+    sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact)
+    .join(_parents, _parents.c.id == edges.c.parent_id)
+    .where(edges.c.child_id.in_(sa.bindparam("children", expanding=True)))
+)
 _EXPLAIN = (
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
@@ -43,22 +55,8 @@ _NEWS_S = 5.0  # a forecast that is off by less is left as it is
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
     """Waiting jobs whose inputs are done and that follow nobody, oldest first, with their inputs' digests."""
-    rows = connection.execute(
-        sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec, jobs.c.needs, jobs.c.exclusive)
-        .where(
-            jobs.c.state == literal(JobState.WAITING),
-            jobs.c.remaining == literal(0),
-            jobs.c.leader_id.is_(None),
-        )
-        .order_by(jobs.c.id)
-        .limit(limit)
-    ).all()
-    parent = jobs.alias()
-    links = connection.execute(
-        sa.select(edges.c.child_id, edges.c.input, parent.c.artifact)
-        .join(parent, parent.c.id == edges.c.parent_id)
-        .where(edges.c.child_id.in_([row.id for row in rows]))
-    )
+    rows = connection.execute(_ADMISSIBLE, {"limit": limit}).all()
+    links = connection.execute(_INPUTS, {"children": [row.id for row in rows]}) if rows else ()
     inputs: dict[int, dict[str, str]] = collections.defaultdict(dict)
     for link in links:
         inputs[link.child_id][link.input] = link.artifact

@@ -44,6 +44,8 @@ _WAITED_TOO_LONG = sa.select(jobs.c.id, jobs.c.wait_limit_s).where(
 _OVERDUE = sa.select(jobs.c.id, jobs.c.state).where(
     jobs.c.finished_at.is_(None), jobs.c.deadline_at.is_not(None), jobs.c.deadline_at < sa.bindparam("now")
 )
+_OVERDUE_BEFORE_RUNNING = _OVERDUE.where(jobs.c.state.in_([str(state) for state in _BEFORE_RUNNING]))
+_ANY_LATE = (_OVERDUE_BEFORE_RUNNING.limit(1), _WAITED_TOO_LONG.limit(1))
 
 
 def expire(connection: sa.Connection, *, limit: int, term: int | None) -> int:
@@ -56,10 +58,7 @@ def expire(connection: sa.Connection, *, limit: int, term: int | None) -> int:
     hold_graph(connection)
     at = now(connection)
     late = connection.execute(
-        _OVERDUE.where(jobs.c.state.in_([str(state) for state in _BEFORE_RUNNING]))
-        .order_by(jobs.c.deadline_at, jobs.c.id)
-        .limit(limit)
-        .with_for_update(),
+        _OVERDUE_BEFORE_RUNNING.order_by(jobs.c.deadline_at, jobs.c.id).limit(limit).with_for_update(),
         {"now": at},
     )
     by_state: dict[JobState, list[int]] = collections.defaultdict(list)
@@ -84,11 +83,7 @@ def expire(connection: sa.Connection, *, limit: int, term: int | None) -> int:
 def any_late(connection: sa.Connection) -> bool:
     """Whether :func:`expire` would find something: asked each second, and nothing is locked for it."""
     at = now(connection)
-    before_running = jobs.c.state.in_([str(state) for state in _BEFORE_RUNNING])
-    return any(
-        connection.execute(query.limit(1), {"now": at}).first() is not None
-        for query in (_OVERDUE.where(before_running), _WAITED_TOO_LONG)
-    )
+    return any(connection.execute(query, {"now": at}).first() is not None for query in _ANY_LATE)
 
 
 def _fail(connection: sa.Connection, job_ids: Sequence[int], *, source: JobState, failure: Failure, at: float) -> None:

@@ -59,6 +59,9 @@ def give_back_stranded(database: Database, *, max_age_s: float, term: int | None
 
 def resend(database: Database, *, older_than_s: float, term: int | None) -> int:
     """Leave messages again that nobody has acted on."""
+    with database.read() as connection:
+        if not outbox.anything_stale(connection, older_than_s=older_than_s):
+            return 0
     with database.write() as connection:
         return outbox.resend_stale(connection, older_than_s=older_than_s, term=term)
 

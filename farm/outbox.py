@@ -13,6 +13,17 @@ from farm.records import Message
 from farm.states import JobState
 from farm.transitions import hold_graph
 
+_STALE = (
+    sa.select(jobs.c.id, jobs.c.attempt, nodes.c.queue)
+    .join(nodes, nodes.c.id == jobs.c.node_id)
+    .where(
+        jobs.c.state == literal(JobState.QUEUED),
+        # After, when the clock was set back.
+        sa.or_(jobs.c.queued_at < sa.bindparam("before"), jobs.c.queued_at > sa.bindparam("after")),
+        jobs.c.id.not_in(sa.select(outbox.c.job_id)),
+    )
+)
+
 
 def put(connection: sa.Connection, messages: Iterable[tuple[str, int, int]], *, at: float) -> None:
     """Leave messages (queue, job, attempt) in the transaction that decided on them."""
@@ -41,24 +52,20 @@ def delete_outbox(connection: sa.Connection, ids: Sequence[int], *, term: int | 
         connection.execute(sa.delete(outbox).where(outbox.c.id.in_(ids)))
 
 
+def anything_stale(connection: sa.Connection, *, older_than_s: float) -> bool:
+    """Whether :func:`resend_stale` would find something: asked each second, and nothing is written for it."""
+    at = now(connection)
+    times = {"before": at - older_than_s, "after": at + older_than_s}
+    return connection.execute(_STALE.limit(1), times).first() is not None
+
+
 def resend_stale(connection: sa.Connection, *, older_than_s: float, term: int | None) -> int:
     """Leave the messages of queued jobs again that nobody has claimed for a while; returns how many."""
     leadership.require_term(connection, term)
     hold_graph(connection, shared=True)
     at = now(connection)
-    waiting = sa.select(outbox.c.job_id)
-    stale = connection.execute(
-        sa.select(jobs.c.id, jobs.c.attempt, nodes.c.queue)
-        .join(nodes, nodes.c.id == jobs.c.node_id)
-        .where(
-            jobs.c.state == literal(JobState.QUEUED),
-            sa.or_(
-                jobs.c.queued_at < at - older_than_s, jobs.c.queued_at > at + older_than_s
-            ),  # the clock was set back
-            jobs.c.id.not_in(waiting),
-        )
-    ).all()
-    stale = sorted(stale)  # in SQL it would lead SQLite to read all jobs by id
+    found = connection.execute(_STALE, {"before": at - older_than_s, "after": at + older_than_s})
+    stale = sorted(found)  # in SQL it would lead SQLite to read all jobs by id
     put(connection, [(row.queue, row.id, row.attempt) for row in stale], at=at)
     for row in stale:
         # Only the time of the last message: the state and the fence stay.

@@ -16,46 +16,60 @@ from farm.states import JobState
 from farm.transitions import hold_graph, move
 from qeff_engine.errors import FailureClass
 
+_RUNNING = (
+    sa.select(attempts.c.job_id, attempts.c.number)
+    .where(attempts.c.state == literal("running"))
+    .order_by(attempts.c.job_id)
+)
+_EXPIRED = _RUNNING.where(
+    sa.or_(attempts.c.lease_until < sa.bindparam("now"), attempts.c.lease_until > sa.bindparam("far"))
+)
+_OVERDUE = _RUNNING.where(attempts.c.run_until < sa.bindparam("since"))
+_ON_NODE = _RUNNING.where(attempts.c.node_id == sa.bindparam("node"))
+_placed, _other = nodes.alias(), nodes.alias()
+_STRANDED = (
+    sa.select(jobs.c.id.label("job_id"), jobs.c.attempt.label("number"))
+    .join(_placed, _placed.c.id == jobs.c.node_id)
+    .where(
+        jobs.c.state == literal(JobState.QUEUED),
+        _placed.c.queue.not_in(
+            sa.select(_other.c.queue).where(
+                _other.c.stopped_at.is_(None),
+                _other.c.heartbeat_at.between(sa.bindparam("since"), sa.bindparam("until")),
+            )
+        ),
+    )
+)
+
 
 def expired(connection: sa.Connection, *, far_s: float) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) whose lease is over, or ends further ahead than ``far_s``: the clock was set back
     since it was last renewed."""
     at = now(connection)
-    return _running(connection, sa.or_(attempts.c.lease_until < at, attempts.c.lease_until > at + far_s))
+    return _keys(connection, _EXPIRED, {"now": at, "far": at + far_s})
 
 
 def overdue(connection: sa.Connection, *, grace_s: float) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) whose node did not end them though their time was over ``grace_s`` ago."""
-    return _running(connection, attempts.c.run_until < now(connection) - grace_s)
+    return _keys(connection, _OVERDUE, {"since": now(connection) - grace_s})
 
 
 def running_on(connection: sa.Connection, *, node_id: int) -> list[tuple[int, int]]:
     """Running attempts (job, attempt) of a node."""
-    return _running(connection, attempts.c.node_id == node_id)
+    return _keys(connection, _ON_NODE, {"node": node_id})
 
 
-def _running(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[tuple[int, int]]:
-    rows = connection.execute(
-        sa.select(attempts.c.job_id, attempts.c.number)
-        .where(attempts.c.state == literal("running"), condition)
-        .order_by(attempts.c.job_id)
-    )
-    return [(row.job_id, row.number) for row in rows]
+def _keys(
+    connection: sa.Connection, query: sa.Select[tuple[int, int]], values: dict[str, Any]
+) -> list[tuple[int, int]]:
+    return [(row.job_id, row.number) for row in connection.execute(query, values)]
 
 
 def stranded(connection: sa.Connection, *, max_age_s: float) -> list[tuple[int, int]]:
     """Queued jobs (job, attempt) on a queue that no live node listens to."""
-    placed, other = nodes.alias(), nodes.alias()
     at = now(connection)
-    alive = sa.select(other.c.queue).where(
-        other.c.stopped_at.is_(None), other.c.heartbeat_at.between(at - max_age_s, at + max_age_s)
-    )
-    rows = connection.execute(
-        sa.select(jobs.c.id, jobs.c.attempt)
-        .join(placed, placed.c.id == jobs.c.node_id)
-        .where(jobs.c.state == literal(JobState.QUEUED), placed.c.queue.not_in(alive))
-    )
-    return sorted((row.id, row.attempt) for row in rows)  # sorting in SQL would lead SQLite to read all jobs by id
+    found = _keys(connection, _STRANDED, {"since": at - max_age_s, "until": at + max_age_s})
+    return sorted(found)  # sorting in SQL would lead SQLite to read all jobs by id
 
 
 def lose(connection: sa.Connection, job_id: int, attempt: int, *, reason: str, term: int | None) -> JobState:
