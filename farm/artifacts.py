@@ -188,7 +188,7 @@ class Store:
         Raises:
             StorageFault: the store is read-only.
         """
-        with self.faults("move in"), self.lock(digest):
+        with self.faults("move in"), self.lock(digest), contextlib.suppress(FileNotFoundError):
             self._set_aside(self.wrapper(digest))
 
     def sweep(self, *, untouched_since: float) -> int:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from farm.db import now
 from farm.errors import NotFound, Refused, Usage
-from farm.models import artifacts, edges, jobs
+from farm.models import actions, artifacts, edges, jobs
 from farm.transitions import chunks
 
 _LEAST_PREFIX = 6
@@ -183,4 +183,21 @@ def unpin(connection: sa.Connection, digests: Sequence[str]) -> int:
             .values(pinned=None)
         )
         count += changed.rowcount
+    return count
+
+
+def forget(connection: sa.Connection, digests: Sequence[str], *, at: float) -> int:
+    """Write that the bytes of artifacts are gone: no action leads to them any more; how many had been there.
+
+    The jobs that made them still say so. For a caller that holds the graph.
+    """
+    count = 0
+    for some in chunks(sorted(digests)):
+        changed = connection.execute(
+            sa.update(artifacts)
+            .where(artifacts.c.digest.in_(some), artifacts.c.deleted_at.is_(None))
+            .values(deleted_at=at)
+        )
+        count += changed.rowcount
+        connection.execute(sa.delete(actions).where(actions.c.artifact.in_(some)))
     return count

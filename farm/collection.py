@@ -17,11 +17,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from farm import disposal, leadership, stores
+from farm import catalogue, disposal, leadership, stores
 from farm.artifacts import Store
 from farm.db import Database, now
 from farm.disposal import Holdings, Ledger, Leftover
-from farm.models import actions, artifacts, attempts, edges, jobs, literal
+from farm.models import artifacts, attempts, edges, jobs, literal
 from farm.settings import Settings
 from farm.transitions import chunks, hold_graph
 
@@ -223,9 +223,7 @@ def strike(connection: sa.Connection, *, grace_s: float, limit: int | None, term
     struck = [digest for digest in due if digest not in wanted]
     for some in chunks(sorted(set(due) & wanted)):
         connection.execute(sa.update(artifacts).where(artifacts.c.digest.in_(some)).values(condemned_at=None))
-    for some in chunks(sorted(struck)):
-        connection.execute(sa.update(artifacts).where(artifacts.c.digest.in_(some)).values(deleted_at=at))
-        connection.execute(sa.delete(actions).where(actions.c.artifact.in_(some)))
+    catalogue.forget(connection, struck, at=at)
     return struck
 
 
@@ -260,7 +258,7 @@ def collect(
             condemn(connection, chosen, recent_s=policy.recent_s, term=term)
         deleted = _delete(database, store, held=held, policy=policy, term=term)
         for digest in orphans:
-            _remove(database, store, digest, untouched_since=old)
+            remove(database, store, digest, untouched_since=old)
         with store.faults("delete from"):
             disposal.delete([*found, *logs])
             store.sweep(untouched_since=old)
@@ -299,10 +297,10 @@ def _delete(database: Database, store: Store, *, held: Holdings, policy: Policy,
         strike(connection, grace_s=policy.grace_s, limit=policy.limit, term=term)
         old = now(connection) - policy.recent_s
         gone = _struck(connection)
-    return [digest for digest in sorted(gone & set(held)) if _remove(database, store, digest, untouched_since=old)]
+    return [digest for digest in sorted(gone & set(held)) if remove(database, store, digest, untouched_since=old)]
 
 
-def _remove(database: Database, store: Store, digest: str, *, untouched_since: float) -> bool:
+def remove(database: Database, store: Store, digest: str, *, untouched_since: float) -> bool:
     """Delete the bytes of an artifact that the books do not have; whether they are gone."""
     return store.remove(digest, untouched_since=untouched_since, confirmed=lambda: _is_struck(database, digest))
 

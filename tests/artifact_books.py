@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, attempts, testing
+from farm import attempts, testing
 from farm.artifacts import Store
 from farm.db import Database
-from farm.models import actions, artifacts
-from farm.records import ArtifactRecord, Usage
+from farm.models import actions, artifacts, jobs
+from farm.records import ArtifactRecord, Claim, Usage
 from farm.transitions import hold_graph
 
 DAY_S = 86_400.0
@@ -47,14 +47,11 @@ class Books:
         done: dict[str, str] = {}
         while len(done) < upto:
             admitted = testing.admit_all(self.database)
-            with self.database.read() as connection:
-                ready = admission.ready(connection, limit=1)
-            if not ready and not admitted:
+            claimed = self.claim()
+            if claimed is None and not admitted:
                 return done
-            if not ready:
+            if claimed is None:
                 continue  # hits, whose children are to be admitted
-            node = self.host.device_nodes[0] if ready[0].num_cores else self.host.host_node
-            claimed = testing.claim(self.database, ready[0].id, node_id=node)
             record = self.publish(stage=claimed.stage, content=f"{claimed.label}{claimed.spec}{tag}")
             with self.database.write() as connection:
                 attempts.succeed(
@@ -62,6 +59,18 @@ class Books:
                 )
             done[claimed.label] = record.digest
         return done
+
+    def claim(self, *, stage: str | None = None) -> Claim | None:
+        """Claim the first ready job, of a stage if that is given; None if there is no such job."""
+        query = sa.select(jobs.c.id, jobs.c.num_cores).where(jobs.c.state == "ready").order_by(jobs.c.id)
+        if stage is not None:
+            query = query.where(jobs.c.stage == stage)
+        with self.database.read() as connection:
+            ready = connection.execute(query).first()
+        if ready is None:
+            return None
+        node = self.host.device_nodes[0] if ready.num_cores else self.host.host_node
+        return testing.claim(self.database, ready.id, node_id=node)
 
     def row(self, digest: str) -> Any:
         """The row of an artifact."""

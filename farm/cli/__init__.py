@@ -43,6 +43,7 @@ COMMANDS = {
     "pin": "keep artifacts whatever is collected",
     "unpin": "let them be collected again",
     "gc": "delete artifacts that nobody needs",
+    "fsck": "compare the database with the bytes, and repair",
     "doctor": "check that a farm can work here",
     "completion": "print a completion script for a shell",
 }

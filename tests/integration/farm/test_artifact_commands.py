@@ -127,3 +127,14 @@ def test_sizes_and_durations_that_are_none_are_refused(farm: Farm, words: list[s
     code, _, err = farm("gc", *words)
     assert code == 2
     assert f"'{words[1]}' is not a" in err
+
+
+def test_fsck_tells_what_is_wrong_and_repairs_it(farm: Farm, rows: list[dict[str, Any]]) -> None:
+    code, out, err = farm("fsck")  # the rows have no bytes
+    assert code == 1
+    assert {tuple(line.split()[:2]) for line in out.splitlines()} == {("found", "lost")}
+    assert f"{len(rows)} findings: {len(rows)} found" in err
+    found = json.loads(farm("fsck", "--repair", "--json")[1])
+    assert {(one["kind"], one["state"]) for one in found} == {("lost", "repaired")}
+    assert {one["subject"] for one in found} == {row["digest"] for row in rows}
+    assert farm("fsck") == (0, "", "0 findings.\n")
