@@ -150,6 +150,7 @@ def fail(
     usage: Usage,
     line: str = "",
     advice: str = "",
+    as_keyed: bool = True,
 ) -> JobState:
     """The attempt failed; returns ``ready`` when the job is tried again, else ``failed`` or ``cancelled``.
 
@@ -161,6 +162,7 @@ def fail(
         usage: what the attempt used.
         line: the line of its log that matters.
         advice: what to do; empty for what the class says.
+        as_keyed: see :class:`farm.records.Success`.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
@@ -190,7 +192,7 @@ def fail(
     leases.release(connection, job_id, attempt=attempt)
     if again:
         return target
-    if failure.policy.deterministic:
+    if failure.policy.deterministic and as_keyed:
         results.remember_failure(connection, job_id, failure=failure, at=at)
     settling.failed(connection, job_id, failure=failure, at=at)
     return target

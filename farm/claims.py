@@ -21,7 +21,7 @@ from farm.transitions import hold_graph, move, move_each
 
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
-_TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority")
+_TOLD = ("id", "attempt", "submission_id", "stage", "label", "spec", "priority", "key_parts")
 _WANTED = ("num_cores", "num_devices", "exclusive", "ram_bytes", "placed_on", "held", "run_limit_s", "deadline_at")
 _QUEUED = (
     sa.select(*(jobs.c[name] for name in (*_TOLD, *_WANTED)))
@@ -232,6 +232,7 @@ def _told(job: Any, *, place: _Place, inputs: dict[str, str], limits: _Limits) -
         grants=place.grants,
         ram_bytes=place.ram_bytes,
         ram_known=bool(job.ram_bytes),
+        toolchain=(job.key_parts or {}).get("toolchain", {}),
         run_limit_s=limits.run_limit_s,
         left_s=limits.left_s,
     )

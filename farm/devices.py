@@ -41,6 +41,12 @@ def register_host(
         return int(connection.execute(known).scalar_one())
 
 
+def renew_toolchain(connection: sa.Connection, host_id: int, *, toolchain: Mapping[str, str]) -> None:
+    """Write the versions of a host that was upgraded while its nodes run: new action keys are made with them."""
+    values = {"toolchain": dict(toolchain), "registered_at": now(connection)}
+    connection.execute(sa.update(hosts).where(hosts.c.id == host_id).values(values))
+
+
 def register_devices(connection: sa.Connection, *, host_id: int, found: Sequence[DeviceRecord]) -> list[int]:
     """Write the devices that a host has found; returns their ids in the same order.
 

@@ -53,6 +53,7 @@ class Claim:
         run_limit_s: how long it may run; None for as long as it takes.
         left_s: until the deadline of the whole; None when there is none.
         ram_bytes: memory of the host that is reserved for it.
+        toolchain: versions by name in its action key.
         ram_known: that is what it was predicted to need; else it is a slot's share.
     """
 
@@ -69,6 +70,7 @@ class Claim:
     left_s: float | None = None
     ram_bytes: int = 0
     ram_known: bool = False
+    toolchain: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,13 +103,18 @@ class Claims:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Success:
-    """An attempt whose artifact is published, with its figures and what it used."""
+    """An attempt whose artifact is published, with its figures and what it used.
+
+    Attributes:
+        as_keyed: it ran with the toolchain that its action key names, so others may have its result by that key.
+    """
 
     job_id: int
     attempt: int
     artifact: ArtifactRecord
     figures: Mapping[str, Any]
     usage: Usage
+    as_keyed: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

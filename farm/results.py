@@ -75,7 +75,9 @@ def is_use_worth_noting(used_at: float | None, condemned_at: float | None, *, at
 def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> None:
     """Keep what the actions of jobs gave for the next who wants it."""
     outcomes = {
-        one.job_id: {"artifact": one.artifact.digest, "figures": dict(one.figures), "created_at": at} for one in ended
+        one.job_id: {"artifact": one.artifact.digest, "figures": dict(one.figures), "created_at": at}
+        for one in ended
+        if one.as_keyed
     }
     _remember(connection, outcomes)
 

@@ -6,6 +6,7 @@ a file in the directory ``QEFF_TEST_STARTS``, so that a test can count how often
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -177,6 +178,13 @@ def _litter(argument: str, context: StageContext) -> None:
     (context.work / "file").touch()
 
 
+def _import(argument: str, context: StageContext) -> None:
+    """Import ``MODULE:FLAG`` when a file that is written first is gone."""
+    module, _, flag = argument.partition(":")
+    _wait(flag, context)
+    importlib.import_module(module)
+
+
 def _deaf(argument: str, context: StageContext) -> None:
     """Do not listen to SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -220,6 +228,7 @@ ACTIONS = {
     "relay": _relay,
     "use": _use,
     "litter": _litter,
+    "import": _import,
     "deaf": _deaf,
     "raise": _raise,
     "signal": _signal,

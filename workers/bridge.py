@@ -11,6 +11,7 @@ from pathlib import Path
 from farm import stores
 from farm.errors import StorageFault
 from farm.records import Claim
+from qeff_engine.actions import ABSENT
 from qeff_engine.spec import Stage
 from qeff_engine.stage import DeviceGrant
 from workers.groups import AttemptRecord, Group, new_mark
@@ -105,6 +106,11 @@ def order(claim: Claim, *, workplace: Workplace) -> Order:
 def _cpu_limit_s(run_limit_s: float) -> int:
     """CPU seconds that no process can use within a running limit, however many processors the host has."""
     return math.ceil(run_limit_s * (os.cpu_count() or 1)) + _SPARE_CPU_S
+
+
+def is_as_keyed(claim: Claim, toolchain: Mapping[str, str]) -> bool:
+    """Whether the versions that a stage runs with are those in its action key; where none are known they are."""
+    return not toolchain or all(toolchain.get(name, ABSENT) == version for name, version in claim.toolchain.items())
 
 
 def allowed(environ: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ which import for themselves: the same requests, the same children, some seconds 
 
 The node speaks to the server through a socket, and each request brings descriptors: where the child reports to, where
 it prints, and where the server says how the child ended. A child is told nothing else and inherits nothing else.
-Nothing but the standard library is imported here, so that a fresh interpreter has loaded nothing of the farm.
+Nothing but the standard library is imported here, so that a fresh interpreter has loaded little of the farm.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import pickle
+import pkgutil
 import selectors
 import signal
 import socket
@@ -30,8 +31,11 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers import installed
+
 HEADER = struct.Struct("!I")  # length of a request
 NUM_DESCRIPTORS = 3  # of a request: channel, log, status
+NOT_PRELOADED = ("__main__", "simulated_sdk")  # programs, and what only other processes import
 _TASKS = Path("/proc/self/task")
 _MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 _IGNORED = {signal.SIGPIPE, signal.SIGXFSZ}  # in every Python process: what they tell is an error of the call
@@ -45,7 +49,9 @@ class Setup:
 
     Attributes:
         path: ``sys.path``.
-        preload: modules to import, in order.
+        preload: modules to import, in order; ``package.*`` for all of a package but what stands in
+            :data:`NOT_PRELOADED`.
+        packages: whose files are looked at, see :mod:`workers.installed`.
         fresh: start interpreters instead of forking.
         control, tether: descriptors: the socket, and a pipe that ends when the node does.
         node: process id of the node.
@@ -53,6 +59,7 @@ class Setup:
 
     path: tuple[str, ...]
     preload: tuple[str, ...]
+    packages: tuple[str, ...]
     fresh: bool
     control: int
     tether: int
@@ -67,16 +74,25 @@ class Wires:
         channel: where it reports to.
         log: where it prints.
         tether: ends when the node does.
+        packages: whose code shall not change while the child imports from it.
+        code: fingerprint of it when the first module was imported.
     """
 
     channel: int
     log: int
     tether: int
+    packages: tuple[str, ...] = ()
+    code: str = ""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """All of them."""
+        return (self.channel, self.log, self.tether)
 
 
 def main(setup: Setup) -> NoReturn:
     """Be a server until the node wants no more of it, or is gone."""
     _die_with(setup.node)
+    code = installed.fingerprint(setup.packages)
     failed = _import_all(setup.preload)
     control = socket.socket(fileno=setup.control)
     unsafe = "" if setup.fresh else danger()
@@ -84,8 +100,8 @@ def main(setup: Setup) -> NoReturn:
     gc.collect()
     gc.freeze()
     gc.disable()
-    server = _Server(setup, control=control)
-    control.sendall(json.dumps({"unsafe": unsafe, "failed": failed}).encode() + b"\n")
+    server = _Server(setup, control=control, code=code)
+    control.sendall(json.dumps({"unsafe": unsafe, "failed": failed, "code": code}).encode() + b"\n")
     if not unsafe:
         server.serve()
     os._exit(0)
@@ -109,8 +125,9 @@ def become_subreaper() -> None:
 
 
 class _Server:
-    def __init__(self, setup: Setup, *, control: socket.socket) -> None:
+    def __init__(self, setup: Setup, *, control: socket.socket, code: str) -> None:
         self._setup = setup
+        self._code = code
         self._control = control
         self._status_of: dict[int, int] = {}  # pid: descriptor
         self._signals, signals = os.pipe()
@@ -146,7 +163,8 @@ class _Server:
         if received is None:
             return False
         body, (channel, log, status) = received
-        wires = Wires(channel=channel, log=log, tether=self._setup.tether)
+        setup = self._setup
+        wires = Wires(channel=channel, log=log, tether=setup.tether, packages=setup.packages, code=self._code)
         try:
             refusal = "" if self._setup.fresh else danger()
             if refusal:
@@ -219,7 +237,7 @@ def child_main() -> NoReturn:
     """Be the child of a server that starts fresh interpreters; the request is on standard input."""
     path, wires, body = pickle.load(sys.stdin.buffer)  # noqa: S301  from the server
     sys.path[:] = path
-    _be_child(body, wires)
+    _be_child(body, dataclasses.replace(wires, code=installed.fingerprint(wires.packages)))
 
 
 def _be_child(body: bytes, wires: Wires) -> NoReturn:
@@ -237,9 +255,9 @@ def _forget(*, keep: Wires) -> None:
     for number in signal.valid_signals() - _IGNORED:
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
-    for descriptor in dataclasses.astuple(keep):
+    for descriptor in keep.descriptors():
         os.set_inheritable(descriptor, False)
-    kept = {0, 1, 2, *dataclasses.astuple(keep)}
+    kept = {0, 1, 2, *keep.descriptors()}
     for descriptor in {int(entry.name) for entry in os.scandir("/dev/fd")} - kept:
         with contextlib.suppress(OSError):  # the one that the directory was read with
             os.close(descriptor)
@@ -252,7 +270,7 @@ def _spawn(body: bytes, wires: Wires) -> int:
         request.seek(0)
         code = f"import sys; sys.path[:] = {sys.path}; from workers.fork_server import child_main; child_main()"
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=request, pass_fds=dataclasses.astuple(wires), close_fds=True
+            [sys.executable, "-c", code], stdin=request, pass_fds=wires.descriptors(), close_fds=True
         )
     process.returncode = 0  # it is this module that waits for it
     return process.pid
@@ -283,10 +301,20 @@ def _import_all(names: tuple[str, ...]) -> dict[str, str]:
     failed = {}
     for name in names:
         try:
-            importlib.import_module(name)
+            for one in modules(name.removesuffix(".*")) if name.endswith(".*") else [name]:
+                importlib.import_module(one)
         except Exception as error:  # noqa: BLE001  other people's modules raise what they like
             failed[name] = repr(error)
     return failed
+
+
+def modules(package: str) -> list[str]:
+    """A package and all modules below it that are there to be imported."""
+    found = [package]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
+        if module.name.rpartition(".")[2] not in NOT_PRELOADED:
+            found += modules(module.name) if module.ispkg else [module.name]
+    return found
 
 
 def _die_with(node: int) -> None:

@@ -29,6 +29,7 @@ import psutil
 
 from workers.fork_server import HEADER, Setup, Wires
 from workers.groups import Group
+from workers.installed import Code, Installed
 from workers.stage_log import widen
 
 _logger = logging.getLogger(__name__)
@@ -41,13 +42,7 @@ PRELOAD = (
     "transformers",
     "transformers.modeling_utils",
     "workers.stage_process",
-    "qeff_engine.pipeline",
-    "qeff_engine.stages.resolve",
-    "qeff_engine.stages.quantize",
-    "qeff_engine.stages.export",
-    "qeff_engine.stages.compile",
-    "qeff_engine.stages.run",
-    "qeff_engine.transforms.decoder",
+    "qeff_engine.*",
     "torch.export._trace",
     "onnxscript.function_libs.torch_lib.ops",
 )
@@ -71,12 +66,14 @@ class Child:
         sentinel: descriptor that becomes readable when the process has ended.
         channel: descriptor of what it reports.
         log: descriptor of what it prints.
+        code: what it runs.
     """
 
     group: Group
     sentinel: int
     channel: int
     log: int
+    code: Code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +96,7 @@ class ForkServer:
     Args:
         preload: modules that are imported before the fork.
         environ: environment of the servers; stage processes have their own. None for this process's.
+        code: knows the code that is installed: a server with other code is not forked from.
         max_growth_bytes: how much a server may grow before another takes its place.
     """
 
@@ -107,10 +105,12 @@ class ForkServer:
         *,
         preload: tuple[str, ...] = PRELOAD,
         environ: Mapping[str, str] | None = None,
+        code: Installed | None = None,
         max_growth_bytes: int = _MAX_GROWTH_BYTES,
     ) -> None:
         self._preload = preload
         self._environ = environ
+        self._code = code or Installed()
         self._max_growth_bytes = max_growth_bytes
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="forks")
         self._later: threading.Timer | None = None
@@ -119,6 +119,7 @@ class ForkServer:
         self._successor: _Server | None = None
         self._fresh: _Server | None = None
         self._retired: list[_Server] = []
+        self._fallen_back: Code | None = None  # the code that could not be forked
         self._forking_again_at = 0.0
 
     def warm_up(self, *, after_s: float = 0.0) -> None:
@@ -169,7 +170,7 @@ class ForkServer:
         server = self._forking_server()
         if server is not None:
             try:
-                return server.child(body)
+                return server.child(body, code=server.code)
             except _Unusable as error:
                 self._fall_back(server, reason=str(error))
             except ChildProcessError:
@@ -180,33 +181,60 @@ class ForkServer:
                 self._forking = None
                 server = self._forking_server()
                 if server is not None:
-                    return server.child(body)
-        return self._fresh_server().child(body)
+                    return server.child(body, code=server.code)
+        return self._fresh_server().child(body, code=self._code.now())
 
     def _forking_server(self) -> _Server | None:
         """A server that forks, ready to do it; None where that cannot be done."""
-        if time.monotonic() < self._forking_again_at:
-            return None
+        code = self._code.now()
+        if self._fallen_back is not None:
+            if self._fallen_back.fingerprint == code.fingerprint and time.monotonic() < self._forking_again_at:
+                return None
+            self._fallen_back = None
+        self._replace_outdated(code)
         self._replace_grown()
-        if self._forking is None:
-            self._forking = self._launch(fresh=False)
-        try:
-            self._forking.await_ready()
-        except (_Unusable, OSError, EOFError) as error:
-            self._fall_back(self._forking, reason=str(error) or "it ended while it imported its modules")
+        while self._forking is None:
+            server = self._launch(fresh=False)
+            try:
+                server.await_ready()
+            except (_Unusable, OSError, EOFError) as error:
+                self._fall_back(server, reason=str(error))
+                return None
+            code = self._code.now()
+            if server.code.fingerprint == code.fingerprint:
+                server.code = code
+                self._forking = server
+            else:
+                self._retire(server)  # it may have imported some modules before the change and some after
         return self._forking
+
+    def _replace_outdated(self, code: Code) -> None:
+        """Put servers out of use that have imported other code than is installed now."""
+        for server in (self._forking, self._successor):
+            if server is not None and server.code.fingerprint != code.fingerprint:
+                _logger.info("the installed code has changed: stages are forked from a new server")
+                self._retire(server)
+        self._forking = _current(self._forking, code)
+        self._successor = _current(self._successor, code)
 
     def _replace_grown(self) -> None:
         """Put a server that has grown out of use, once its successor has imported its modules."""
         server = self._forking
-        if server is None or not server.is_ready:
+        if server is None:
             return
         if self._successor is None and server.growth_bytes() > self._max_growth_bytes:
             _logger.info("the fork server has grown by %d MB, another takes its place", server.growth_bytes() >> 20)
             self._successor = self._launch(fresh=False)
         if self._successor is not None and self._successor.has_spoken():
+            successor, self._successor = self._successor, None
             self._retire(server)
-            self._forking, self._successor = self._successor, None
+            self._forking = None
+            try:
+                successor.await_ready()
+            except (_Unusable, OSError, EOFError) as error:
+                self._fall_back(successor, reason=str(error))
+            else:
+                self._forking = successor
 
     def _fall_back(self, server: _Server, *, reason: str) -> None:
         _logger.error(
@@ -217,6 +245,7 @@ class ForkServer:
         )
         self._retire(server)
         self._forking = None
+        self._fallen_back = server.code
         self._forking_again_at = time.monotonic() + _FALL_BACK_S
 
     def _fresh_server(self) -> _Server:
@@ -226,20 +255,40 @@ class ForkServer:
         return self._fresh
 
     def _launch(self, *, fresh: bool) -> _Server:
-        return _Server(preload=() if fresh else self._preload, fresh=fresh, tether=self._tether, environ=self._environ)
+        return _Server(
+            preload=() if fresh else self._preload,
+            packages=self._code.packages,
+            code=self._code.now(),
+            fresh=fresh,
+            tether=self._tether,
+            environ=self._environ,
+        )
+
+
+def _current(server: _Server | None, code: Code) -> _Server | None:
+    return server if server is not None and server.code.fingerprint == code.fingerprint else None
 
 
 class _Server:
     """One server process, as its node sees it. For one thread."""
 
     def __init__(
-        self, *, preload: tuple[str, ...], fresh: bool, tether: int, environ: Mapping[str, str] | None
+        self,
+        *,
+        preload: tuple[str, ...],
+        packages: tuple[str, ...],
+        code: Code,
+        fresh: bool,
+        tether: int,
+        environ: Mapping[str, str] | None,
     ) -> None:
+        self.code = code
         self.control, theirs = socket.socketpair()
         with theirs:
             setup = Setup(
                 path=tuple(sys.path),
                 preload=preload,
+                packages=packages,
                 fresh=fresh,
                 control=theirs.fileno(),
                 tether=tether,
@@ -278,6 +327,7 @@ class _Server:
             _logger.warning("the fork server could not import %s: %s", name, error)
         if said["unsafe"]:
             raise _Unusable(said["unsafe"])
+        self.code = dataclasses.replace(self.code, fingerprint=said["code"])
         self.is_ready = True
         self._first_rss_bytes = self._rss_bytes()
 
@@ -285,7 +335,7 @@ class _Server:
         """By how much its resident memory has grown since it was ready."""
         return self._rss_bytes() - self._first_rss_bytes
 
-    def child(self, body: bytes) -> Child:
+    def child(self, body: bytes, *, code: Code) -> Child:
         """A process that does what the request says.
 
         Raises:
@@ -316,7 +366,7 @@ class _Server:
         for name in ("channel", "log"):
             os.set_blocking(pipes[name][0], False)
         status, channel, log = (pipes[name][0] for name in ("status", "channel", "log"))
-        return Child(group=Group.of(said["pid"]), sentinel=status, channel=channel, log=log)
+        return Child(group=Group.of(said["pid"]), sentinel=status, channel=channel, log=log, code=code)
 
     def _rss_bytes(self) -> int:
         try:

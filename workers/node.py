@@ -23,12 +23,14 @@ from farm import db, devices, stores, succession, wire
 from farm.errors import Refused
 from farm.records import DeviceRecord
 from farm.settings import Settings
+from qeff_engine import toolchain
 from qeff_engine.sdk import location
 from qeff_engine.sdk.devices import Device
 from workers import app as celery_app
 from workers import bridge, discovery, inspection, recovery, tasks
 from workers.canary import Canary
 from workers.forks import PRELOAD, ForkServer
+from workers.installed import Installed, files_fingerprint
 from workers.intake import CarryOut, Intake
 from workers.lease import Leases
 from workers.ledger import Ledger
@@ -39,6 +41,8 @@ from workers.workplace import Stopping, Workplace
 
 _logger = logging.getLogger(__name__)
 _DEVICE_WARM_UP_S = 5.0
+_OWN_PACKAGES = ("farm", "workers")  # imported by this process; the engine's code is the stage processes' alone
+_BEATS_OF_A_LOOK = 5  # heartbeats from one look at the installed code to the next
 _DEAF_AFTER_RESENDS = 3
 _LAST_BEAT_S = 5.0
 
@@ -109,6 +113,10 @@ class _Node:
         self._qid = qid
         self._database = db.open_database(settings.database_url)
         self._stopping = Stopping()
+        self._installed = Installed(toolchain=lambda: toolchain.versions(sdk))
+        self._toolchain = facts.toolchain  # as it is registered
+        self._own_code = files_fingerprint(_OWN_PACKAGES)
+        self._beats = 0
         self._host_id = 0
         self._node_id = 0
 
@@ -180,7 +188,7 @@ class _Node:
             leases=Leases(self._database, settings=self._settings),
             ledger=Ledger(self._database),
             store=stores.open_store(stores.place(self._settings)),
-            forks=ForkServer(preload=stages.preload, environ=bridge.allowed(environ)),
+            forks=ForkServer(preload=stages.preload, environ=bridge.allowed(environ), code=self._installed),
             entry=stages.entry,
             host_id=self._host_id,
             node_id=self._node_id,
@@ -203,15 +211,14 @@ class _Node:
         def beat() -> None:
             while not ended.wait(self._settings.heartbeat_s):
                 try:
-                    with self._database.write() as connection:
-                        devices.node_heartbeat(connection, self._node_id)
-                        sent = succession.sent_to(connection, queue=self._queue)
-                    if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
-                        _logger.error("messages were sent and do not arrive; this node ends to be started again")
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
+                    why = self._beat(workplace, canary)
                 except sa.exc.DBAPIError as error:
                     _logger.warning("the database does not answer: %s", error)
+                    continue
+                if why:
+                    _logger.error("%s; this node ends to be started again", why)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
@@ -220,6 +227,23 @@ class _Node:
         finally:
             ended.set()
             thread.join(_LAST_BEAT_S)  # it is no reason to stay that the database is cut off
+
+    def _beat(self, workplace: Workplace, canary: Canary) -> str:
+        """Say that this node lives and what is installed; why it should be started again, or nothing."""
+        self._beats += 1
+        looks = self._beats % _BEATS_OF_A_LOOK == 0
+        code = self._installed.now().toolchain if looks else self._toolchain
+        with self._database.write() as connection:
+            devices.node_heartbeat(connection, self._node_id)
+            if code != self._toolchain:
+                devices.renew_toolchain(connection, self._host_id, toolchain=code)
+            sent = succession.sent_to(connection, queue=self._queue)
+        self._toolchain = code
+        if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
+            return "messages were sent and do not arrive"
+        if looks and not workplace.busy.count and not sent and files_fingerprint(_OWN_PACKAGES) != self._own_code:
+            return "the code of the farm itself has changed"
+        return ""
 
     def _on_shutdown(self, *_: Any, **__: Any) -> None:
         self._stopping.set()

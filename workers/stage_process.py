@@ -18,15 +18,16 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from farm.errors import StorageFault
 from farm.stores import StorePlace, open_store
 from qeff_engine import events, spec
-from qeff_engine.errors import EngineError, FailureClass
+from qeff_engine.errors import EngineError, FailureClass, Infrastructure
 from qeff_engine.stage import DeviceGrant, StageContext
+from workers import installed
 from workers.fork_server import Wires, become_subreaper
 from workers.groups import AttemptRecord, Group, wear
 
@@ -78,10 +79,11 @@ def main(order: Order, wires: Wires) -> None:
     _redirect(wires.log)
     _watch_node(order.record.group.mark, tether=wires.tether)
     reporter = _Reporter(wires.channel)
+    modules = frozenset(sys.modules)
     code = 1
     try:
         _settle_in(order)
-        outcome = _carry_out(order, reporter=reporter)
+        outcome = _carry_out(order, reporter=reporter, unmixed=lambda: _refuse_mixed_code(modules, wires=wires))
         code = 0
     except BaseException as error:  # noqa: BLE001  the outermost step: whatever it is becomes an outcome
         outcome = _failure(error)
@@ -200,7 +202,7 @@ def _lower(limit: int, value: int) -> None:
     resource.setrlimit(limit, (value, most))
 
 
-def _carry_out(order: Order, *, reporter: _Reporter) -> dict[str, Any]:
+def _carry_out(order: Order, *, reporter: _Reporter, unmixed: Callable[[], None]) -> dict[str, Any]:
     store = open_store(order.store)
     module, _, function = order.entry.partition(":")
     run_stage = getattr(importlib.import_module(module), function)
@@ -213,9 +215,28 @@ def _carry_out(order: Order, *, reporter: _Reporter) -> dict[str, Any]:
         devices=order.devices,
     )
     result = run_stage(spec.from_json(order.stage, order.spec), context=context)
+    unmixed()
     figures = json.loads(json.dumps(result.figures, allow_nan=False))
     artifact = store.publish(order.record.tree, stage=order.stage)
     return {"figures": figures, "artifact": dataclasses.asdict(artifact)}
+
+
+def _refuse_mixed_code(modules: frozenset[str], *, wires: Wires) -> None:
+    """Publish nothing that old modules and new ones made together.
+
+    Args:
+        modules: names of those that were there at the start.
+        wires: say what the code was when they were imported.
+
+    Raises:
+        Infrastructure: the installed code has changed, and some of it was imported since.
+    """
+    late = installed.late(modules, packages=wires.packages)
+    if late and installed.fingerprint(wires.packages) != wires.code:
+        raise Infrastructure(
+            f"The installed code was changed while the stage ran, and {', '.join(late[:3])} may come from the new one.",
+            advice="The stage is run again.",
+        )
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Attempt:
         self._asked = asked
         path = wire.attempt_log(claim.job_id, claim.attempt)
         self._log = StageLog(workplace.settings.log_dir / path, limit_bytes=workplace.settings.log_limit_bytes)
+        self._as_keyed = True
         self._unread = b""
         self._said: Mapping[str, Any] | None = None  # the stage process's last words
         self._oom_kills = _oom_kills()
@@ -77,6 +78,7 @@ class Attempt:
         if isinstance(started, Outcome):
             result = started
         else:
+            self._as_keyed = bridge.is_as_keyed(self._claim, started.code.toolchain)
             child = dataclasses.replace(started, group=dataclasses.replace(started.group, mark=order.record.group.mark))
             with self._place.meter.attempt(
                 child.group, reserved_bytes=self._claim.ram_bytes, limit_bytes=self._memory_limit_bytes()
@@ -244,6 +246,7 @@ class Attempt:
                     artifact=result.artifact,
                     figures=result.figures,
                     usage=usage,
+                    as_keyed=self._as_keyed,
                 )
             )
             return
@@ -261,6 +264,7 @@ class Attempt:
                 failure_class=result.failure_class,
                 message=result.message,
                 usage=usage,
+                as_keyed=self._as_keyed,
             )
         elif result.ending is Ending.CANCELLED:
             attempts.cancel_attempt(connection, job_id, number, usage=usage)

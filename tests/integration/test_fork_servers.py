@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,10 +18,11 @@ import pytest
 from tests import fork_probe
 from tests.integration.attempt_node import LIMIT_S, wait_until
 from workers.forks import Child, ForkServer
+from workers.installed import Installed
 
 
 @contextlib.contextmanager
-def fork_server(*preload: str, **options: int) -> Iterator[ForkServer]:
+def fork_server(*preload: str, **options: Any) -> Iterator[ForkServer]:
     forks = ForkServer(preload=preload, environ={"PATH": os.environ["PATH"]}, **options)
     try:
         yield forks
@@ -160,3 +162,59 @@ def test_a_server_that_grew_is_replaced_without_hurting_its_children(module: Cal
         wait_until(
             lambda: int(ask(forks, PARENT)) != first and not psutil.pid_exists(first), what="the first one's end"
         )
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a package of which the server imports one module, and a stage, late, another."""
+    package = tmp_path / "toy"
+    package.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    for name in ("__init__", "early", "late"):
+        (package / f"{name}.py").write_text("VALUE = 'old'\n")
+    return package
+
+
+BOTH = "(__import__('toy.early').early.VALUE, __import__('toy.late').late.VALUE)"
+
+
+def test_a_change_on_disk_is_noticed_and_no_stage_has_old_modules_and_new_ones(toy: Path) -> None:
+    versions = {"toy": "1"}
+    code = Installed(("toy",), toolchain=lambda: versions)
+    with fork_server("toy.early", code=code) as forks:
+        assert ask(forks, BOTH) == "('old', 'old')"
+        before = code.now()
+        versions = {"toy": "2"}
+        for name in ("early", "late"):
+            (toy / f"{name}.py").write_text("VALUE = 'newer'\n")
+        wait_until(lambda: code.now().fingerprint != before.fingerprint, what="the change")
+        assert ask(forks, BOTH) == "('newer', 'newer')"
+        child = forks.start(fork_probe.evaluate, order="0").result(LIMIT_S)
+        read_all(child)
+        forks.collect(child)
+        assert (before.toolchain, child.code.toolchain) == ({"toy": "1"}, {"toy": "2"})
+
+
+def test_a_package_of_which_all_is_imported_before_the_fork_does_not_change_in_a_stage(toy: Path) -> None:
+    with fork_server("toy.*", code=Installed(("toy",))) as forks:
+        ask(forks, "0")
+        held = f"__import__('os').path.exists({str(toy / 'hold')!r})"
+        hold = f"[__import__('time').sleep(0.01) for _ in iter(lambda: {held}, False)]"
+        (toy / "hold").touch()
+        child = forks.start(fork_probe.evaluate, order=f"{hold} and None or {BOTH}").result(LIMIT_S)
+        for name in ("early", "late"):
+            (toy / f"{name}.py").write_text("VALUE = 'newer'\n")
+        (toy / "hold").unlink()
+        assert read_all(child) == "('old', 'old')"
+        forks.collect(child)
+
+
+def test_a_fork_server_that_could_not_be_used_is_tried_again_with_other_code(toy: Path) -> None:
+    (toy / "early.py").write_text("import os\nos._exit(3)\n")
+    code = Installed(("toy",))
+    with fork_server("toy.early", code=code) as forks:
+        assert ask(forks, "'toy.early' in __import__('sys').modules") == "False"
+        before = code.now().fingerprint
+        (toy / "early.py").write_text("VALUE = 'better'\n")
+        wait_until(lambda: code.now().fingerprint != before, what="the change")
+        assert ask(forks, "'toy.early' in __import__('sys').modules") == "True"
