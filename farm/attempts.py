@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import failures, leases, results, settling
+from farm import failures, health, leases, results, settling
 from farm.claims import claim, give_back
 from farm.db import now
 from farm.errors import StaleTransition
@@ -18,6 +18,7 @@ from farm.records import ArtifactRecord, Success, Usage
 from farm.states import JobState
 from farm.transitions import hold_graph, move, move_each
 from qeff_engine.errors import FailureClass
+from qeff_engine.spec import Stage
 
 __all__ = [
     "cancel_attempt",
@@ -134,6 +135,9 @@ def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]
             at=at,
             figures=dict(one.figures),
         )
+    runs = [(one.job_id, one.attempt) for one in mine if one.artifact.stage == Stage.RUN]
+    if runs:
+        health.forget_faults(connection, runs)
     leases.release_all(connection, [(one.job_id, one.attempt) for one in mine])
     results.remember_successes(connection, mine, at=at)
     settling.done_all(connection, {one.job_id: one.artifact.digest for one in mine}, at=at)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
+from farm import health
 from farm.db import now
-from farm.models import cores, devices, hosts, nodes
+from farm.models import core_leases, cores, devices, hosts, nodes
 from farm.records import DeviceRecord
+
+_QUARANTINE = health.Quarantine()
 
 
 def register_host(
@@ -47,57 +51,112 @@ def renew_toolchain(connection: sa.Connection, host_id: int, *, toolchain: Mappi
     connection.execute(sa.update(hosts).where(hosts.c.id == host_id).values(values))
 
 
-def register_devices(connection: sa.Connection, *, host_id: int, found: Sequence[DeviceRecord]) -> list[int]:
-    """Write the devices that a host has found; returns their ids in the same order.
+def register_devices(
+    connection: sa.Connection,
+    *,
+    host_id: int,
+    found: Sequence[DeviceRecord],
+    complete: bool = True,
+    quarantine: health.Quarantine = _QUARANTINE,
+) -> list[int]:
+    """Write what a host's tool says of its devices; returns the ids of those that are known, in the same order.
 
-    A device is known again by its board serial and PCI address, whatever its qid is now. One that is no longer there
-    becomes ``lost``; one that comes back becomes ``ready``.
+    A device is known again by its board serial and PCI address, whatever its qid is now.
+
+    Args:
+        connection: open transaction.
+        host_id: the host.
+        found: its devices. One that has failed may come without serial and cores; if it was never seen ready, nothing
+            is known of it, and it is left out.
+        complete: ``found`` is all that the host has: the others are lost.
+        quarantine: when a device that fails gets a rest.
     """
     at = now(connection)
-    ids = [_register_device(connection, host_id=host_id, device=device, at=at) for device in found]
-    connection.execute(
-        sa.update(devices)
-        .where(devices.c.host_id == host_id, devices.c.id.not_in(ids))
-        .values(health="lost", health_reason="its host does not find it any more", checked_at=at)
-    )
+    known = connection.execute(
+        sa.select(devices).where(devices.c.host_id == host_id).order_by(devices.c.id).with_for_update()
+    ).all()
+    ids = []
+    for device in found:
+        row = next((row for row in known if _is_same(row, device)), None)
+        if row is not None:
+            _check(connection, row, device=device, quarantine=quarantine, at=at)
+            ids.append(int(row.id))
+        elif device.status == health.READY:
+            ids.append(_insert(connection, host_id=host_id, device=device, at=at))
+    for row in known:
+        if complete and row.id not in ids:
+            _check(connection, row, device=None, quarantine=quarantine, at=at)
     return ids
 
 
-def _register_device(connection: sa.Connection, *, host_id: int, device: DeviceRecord, at: float) -> int:
-    identity = (
-        devices.c.host_id == host_id,
-        devices.c.board_serial == device.board_serial,
-        devices.c.pci_address == device.pci_address,
+def _is_same(row: Any, device: DeviceRecord) -> bool:
+    return row.pci_address == device.pci_address and device.board_serial in ("", row.board_serial)
+
+
+def _check(
+    connection: sa.Connection, row: Any, *, device: DeviceRecord | None, quarantine: health.Quarantine, at: float
+) -> None:
+    """Write what a check says of a device that is known; None: the tool does not name it."""
+    status = health.MISSING if device is None else device.status
+    before = health.Known(
+        health=row.health, status=row.status, faults=row.faults, quarantined_until=row.quarantined_until
     )
-    values = {
-        "qid": device.qid,
-        "sku": device.sku,
-        "num_cores": device.num_cores,
-        "dram_mb": device.dram_mb,
-        "simulated": device.simulated,
-        "checked_at": at,
-    }
-    known = connection.execute(
-        sa.select(devices.c.id, devices.c.health).where(*identity).with_for_update()
-    ).one_or_none()
-    if known is not None:
-        if known.health == "lost":
-            values |= {"health": "ready", "health_reason": ""}
-        connection.execute(sa.update(devices).where(devices.c.id == known.id).values(**values))
-        device_id = int(known.id)
-    else:
-        device_id = int(
-            connection.execute(
-                sa.insert(devices)
-                .values(host_id=host_id, board_serial=device.board_serial, pci_address=device.pci_address, **values)
-                .returning(devices.c.id)
-            ).scalar_one()
-        )
+    values = health.after_check(before, status=status, quarantine=quarantine, at=at)
+    if device is not None and status == health.READY:
+        values |= {
+            "qid": device.qid,
+            "sku": device.sku,
+            "num_cores": device.num_cores,
+            "dram_mb": device.dram_mb,
+            "simulated": device.simulated,
+        }
+        _insert_cores(connection, row.id, num_cores=device.num_cores)
+    connection.execute(sa.update(devices).where(devices.c.id == row.id).values(checked_at=at, **values))
+
+
+def _insert(connection: sa.Connection, *, host_id: int, device: DeviceRecord, at: float) -> int:
+    """Write a device that was never seen before."""
+    names = ("board_serial", "pci_address", "qid", "sku", "num_cores", "dram_mb", "simulated")
+    device_id = int(
+        connection.execute(
+            sa.insert(devices)
+            .values(host_id=host_id, checked_at=at, **{name: getattr(device, name) for name in names})
+            .returning(devices.c.id)
+        ).scalar_one()
+    )
+    _insert_cores(connection, device_id, num_cores=device.num_cores)
+    return device_id
+
+
+def _insert_cores(connection: sa.Connection, device_id: int, *, num_cores: int) -> None:
     have = set(connection.scalars(sa.select(cores.c.number).where(cores.c.device_id == device_id)))
-    missing = [{"device_id": device_id, "number": number} for number in range(device.num_cores) if number not in have]
+    missing = [{"device_id": device_id, "number": number} for number in range(num_cores) if number not in have]
     if missing:
         connection.execute(sa.insert(cores), missing)
-    return device_id
+
+
+def note_foreign_use(connection: sa.Connection, free_cores: Mapping[int, int]) -> dict[int, str]:
+    """Compare what the tool says is free on devices with the farm's books; returns what is wrong, by device.
+
+    Fewer cores are free than the books say when a program of somebody else, or one that outlived its attempt, has them.
+    More are free while an attempt's program is not yet, or no longer, on the device.
+    """
+    wrong = {}
+    counted = connection.execute(sa.select(core_leases.c.device_id, sa.func.count()).group_by(core_leases.c.device_id))
+    held: dict[int, int] = {row[0]: row[1] for row in counted}
+    rows = connection.execute(
+        sa.select(devices.c.id, devices.c.num_cores, devices.c.health, devices.c.health_reason).where(
+            devices.c.id.in_(sorted(free_cores))
+        )
+    ).all()
+    for row in rows:
+        in_books, reason = row.num_cores - held.get(row.id, 0), ""
+        if free_cores[row.id] < in_books:
+            reason = f"qaic-util says {free_cores[row.id]} cores are free, the farm's books say {in_books}"
+            wrong[row.id] = reason
+        if row.health == "ready" and row.health_reason != reason:
+            connection.execute(sa.update(devices).where(devices.c.id == row.id).values(health_reason=reason))
+    return wrong
 
 
 def register_node(
@@ -128,6 +187,12 @@ def register_node(
 def node_heartbeat(connection: sa.Connection, node_id: int) -> None:
     """A node is alive."""
     connection.execute(sa.update(nodes).where(nodes.c.id == node_id).values(heartbeat_at=now(connection)))
+
+
+def fate(connection: sa.Connection, device_id: int) -> tuple[int, str]:
+    """The qid of a device now, and what its host's tool said of it last."""
+    row = connection.execute(sa.select(devices.c.qid, devices.c.status).where(devices.c.id == device_id)).one()
+    return int(row.qid), str(row.status)
 
 
 def stop_node(connection: sa.Connection, node_id: int) -> None:

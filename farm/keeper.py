@@ -124,12 +124,12 @@ class Keeper:
         self._start("scheduler", command=[sys.executable, "-m", "farm.scheduler"])
         self._say(doing="looking for devices")
         environ = farm_settings.to_environ(dataclasses.replace(settings, sdk_root=self._sdk()))
-        qids = self._qids(environ)
+        identities = self._identities(environ)
         self._say(doing="starting the nodes")
         node = [sys.executable, "-m", self._node_module]
         self._start("host", command=[*node, "host"], environ=environ)
-        for qid in qids:
-            self._start(f"device-{qid}", command=[*node, "device", "--qid", str(qid)], environ=environ)
+        for qid, identity in identities.items():
+            self._start(f"device-{qid}", command=[*node, "device", "--device", identity], environ=environ)
         database = db.open_database(settings.database_url)
         try:
             self._await(lambda: self._nodes_registered(database), wakeup=wakeup, what="A node", limit_s=None)
@@ -152,9 +152,10 @@ class Keeper:
         self._call(arguments, environ={}, what="install simulated devices")
         return target
 
-    def _qids(self, environ: Mapping[str, str]) -> list[int]:
+    def _identities(self, environ: Mapping[str, str]) -> dict[int, str]:
+        """Board serial and PCI address of the host's devices by their numbers, which may change."""
         said = self._call([self._node_module, "devices"], environ=environ, what="list devices")
-        return [int(device["qid"]) for device in json.loads(said)]
+        return {int(device["qid"]): f"{device['board_serial']}/{device['pci_address']}" for device in json.loads(said)}
 
     def _call(self, arguments: list[str], *, environ: Mapping[str, str], what: str) -> str:
         """The output of a short-lived Python program of ours."""

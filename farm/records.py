@@ -129,7 +129,12 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceRecord:
-    """A device as its host reports it; its identity is board serial and PCI address, never the qid alone."""
+    """A device as its host reports it; its identity is board serial and PCI address, never the qid alone.
+
+    Attributes:
+        status: in the tool's words; of one that is not ``Ready`` the tool may know neither serial nor cores.
+        free_cores: cores that no program holds; None when that was not asked.
+    """
 
     board_serial: str
     pci_address: str
@@ -138,6 +143,8 @@ class DeviceRecord:
     num_cores: int
     dram_mb: int
     simulated: bool
+    status: str = "Ready"
+    free_cores: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

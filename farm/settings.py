@@ -51,6 +51,9 @@ class Settings:
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         share_half_life_s: after which half of what an owner has used no longer counts against him.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
+        device_check_s: how often a host asks its tool about its devices.
+        quarantine_after: after how many failures in a row a device gets a rest.
+        quarantine_s: how long its first rest is; each further failure doubles it.
         run_limits_s: by stage, how long an attempt may run whose submission says nothing; a stage that is not there has
             no limit. Far above what stages take, for it is there for what hangs: only then is an attempt that still
             renews its lease ended.
@@ -78,6 +81,9 @@ class Settings:
     cancel_grace_s: float = 1.0
     share_half_life_s: float = 24 * 3600.0
     cancel_poll_s: float = 0.5
+    device_check_s: float = 30.0
+    quarantine_after: int = 3
+    quarantine_s: float = 60.0
     run_limits_s: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RUN_LIMITS_S))
 
     @property
@@ -137,6 +143,9 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         share_half_life_s=float(environ.get("FARM_SHARE_HALF_LIFE_S") or draft.share_half_life_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
+        device_check_s=float(environ.get("FARM_DEVICE_CHECK_S") or draft.device_check_s),
+        quarantine_after=int(environ.get("FARM_QUARANTINE_AFTER") or draft.quarantine_after),
+        quarantine_s=float(environ.get("FARM_QUARANTINE_S") or draft.quarantine_s),
         run_limits_s=_run_limits(environ.get("FARM_RUN_LIMITS") or ""),
     )
 
@@ -166,6 +175,9 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_SHARE_HALF_LIFE_S": repr(settings.share_half_life_s),
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
+        "FARM_DEVICE_CHECK_S": repr(settings.device_check_s),
+        "FARM_QUARANTINE_AFTER": str(settings.quarantine_after),
+        "FARM_QUARANTINE_S": repr(settings.quarantine_s),
         "FARM_RUN_LIMITS": ",".join(
             f"{stage}={settings.run_limits_s[stage]!r}s" if stage in settings.run_limits_s else f"{stage}=none"
             for stage in RUN_LIMITS_S

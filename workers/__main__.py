@@ -48,7 +48,9 @@ def main(
             stages = dataclasses.replace(stages, carry_out=carry_out)
         if options.kind == "host":
             return node.run_host(settings, num_slots=options.slots, stages=stages)
-        return node.run_device(settings, qid=options.qid, num_slots=options.slots, stages=stages)
+        return node.run_device(
+            settings, qid=options.qid, identity=options.device, num_slots=options.slots, stages=stages
+        )
     except FarmError as error:
         sys.stderr.write(f"workers: {error}\n")
         return error.exit_code
@@ -63,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True)
     host = kinds.add_parser("host", help="the stages of this host that need no device")
     device = kinds.add_parser("device", help="the run stage, pinned to one device")
-    device.add_argument("--qid", type=int, required=True, help="the device's number in `qaic-util -q`")
+    which = device.add_mutually_exclusive_group(required=True)
+    which.add_argument("--qid", type=int, help="the device's number in `qaic-util -q`")
+    which.add_argument(
+        "--device", metavar="SERIAL/PCI", help="its board serial and PCI address, whatever its number is; waits for it"
+    )
     for node in (host, device):
         node.add_argument("--slots", type=int, help="stages without a device that the host runs at once")
     kinds.add_parser("devices", help="print this host's ready devices as JSON")

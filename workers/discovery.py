@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from farm.errors import NotFound
+from farm.records import DeviceRecord
 from qeff_engine import toolchain
 from qeff_engine.errors import Infrastructure
 from qeff_engine.sdk import devices, location
 from workers import memory
 
+_logger = logging.getLogger(__name__)
 _RAM_OF_SLOT_BYTES = 4 << 30  # what a stage without a device should find
 
 
@@ -59,9 +64,14 @@ def find_sdk(root: Path | None) -> location.Sdk | None:
         return None
 
 
+def all_devices(sdk: location.Sdk | None) -> list[devices.Device]:
+    """The devices of this host by number, also those that are not ready."""
+    return devices.discover(sdk) if sdk is not None else []
+
+
 def ready_devices(sdk: location.Sdk | None) -> list[devices.Device]:
     """The devices of this host that can be used now, by number."""
-    return [device for device in devices.discover(sdk) if device.ready] if sdk is not None else []
+    return [device for device in all_devices(sdk) if device.ready]
 
 
 def device(sdk: location.Sdk | None, *, qid: int) -> devices.Device:
@@ -75,3 +85,40 @@ def device(sdk: location.Sdk | None, *, qid: int) -> devices.Device:
         known = ", ".join(map(str, found)) or "none"
         raise NotFound(f"This host has no ready device {qid}, expected one of: {known}. See `qaic-util -q`.")
     return found[qid]
+
+
+def await_device(sdk: location.Sdk | None, *, identity: str, look_s: float) -> devices.Device:
+    """The device with a board serial and PCI address, whatever its number is now; waits until it is there and ready.
+
+    Its number changes when cards before it come or go, and it may be away for as long as somebody takes to reset it.
+
+    Args:
+        sdk: whose tool is asked.
+        identity: as :attr:`qeff_engine.sdk.devices.Device.identity` has it.
+        look_s: between two looks.
+    """
+    said = False
+    while True:
+        with contextlib.suppress(Infrastructure):
+            for found in ready_devices(sdk):
+                if found.identity == identity:
+                    return found
+        if not said:
+            _logger.warning("device %s is not there or not ready; waiting for it", identity)
+            said = True
+        time.sleep(look_s)
+
+
+def record(device: devices.Device, *, simulated: bool) -> DeviceRecord:
+    """A device as the farm writes it."""
+    return DeviceRecord(
+        board_serial=device.board_serial,
+        pci_address=device.pci_address,
+        qid=device.qid,
+        sku=device.sku,
+        num_cores=device.nsp_total,
+        dram_mb=device.dram_total_mb,
+        simulated=simulated,
+        status=device.status,
+        free_cores=device.nsp_free,
+    )

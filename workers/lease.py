@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from farm import attempts, durations
+from farm import attempts, durations, health
 from farm.db import Database
 from farm.errors import StaleTransition
 from farm.records import Claim
@@ -33,6 +33,7 @@ class Verdict(enum.Enum):
 
     HELD = "held"
     CANCEL = "cancel"  # held, and a user asked to stop
+    DEVICE_GONE = "device gone"  # held, and what it runs on is not there any more
     LOST = "lost"  # somebody else has the job, or may have it soon: stop at once
 
 
@@ -42,6 +43,8 @@ class Lease:
     Attributes:
         job_id, attempt: whose it is.
         time: how long the attempt may run.
+        qids: by id of a device that it holds cores of, the number that the stage addresses it by.
+        fault: what has become of one of them; empty while nothing has.
         progress, fraction: the stage's last words, which go along with the next renewal.
         renew_at: monotonic time of the next renewal; only the renewing thread changes it.
     """
@@ -49,6 +52,8 @@ class Lease:
     def __init__(self, claim: Claim, *, since: float, settings: Settings) -> None:
         self.job_id, self.attempt = claim.job_id, claim.attempt
         self.time = RunningTime(run_limit_s=claim.run_limit_s, left_s=claim.left_s, since=since)
+        self.qids = {grant.device_id: grant.qid for grant in claim.grants}
+        self.fault = ""
         self.progress: str | None = None
         self.fraction: float | None = None
         self.renew_at = since + settings.heartbeat_s
@@ -165,7 +170,11 @@ class Leases:
             )
         except StaleTransition:
             return Verdict.LOST
-        return Verdict.CANCEL if cancel else Verdict.HELD
+        if cancel:
+            return Verdict.CANCEL
+        if lease.qids:
+            lease.fault = next(iter(health.gone_under(connection, lease.qids).values()), "")
+        return Verdict.DEVICE_GONE if lease.fault else Verdict.HELD
 
 
 class RunningTime:

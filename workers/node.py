@@ -19,9 +19,8 @@ import filelock
 import sqlalchemy as sa
 from celery import signals
 
-from farm import db, devices, stores, succession, wire
+from farm import db, devices, health, stores, succession, wire
 from farm.errors import Refused
-from farm.records import DeviceRecord
 from farm.settings import Settings
 from qeff_engine import toolchain
 from qeff_engine.sdk import location
@@ -29,6 +28,7 @@ from qeff_engine.sdk.devices import Device
 from workers import app as celery_app
 from workers import bridge, discovery, inspection, recovery, tasks
 from workers.canary import Canary
+from workers.checkup import Checkup
 from workers.forks import PRELOAD, ForkServer
 from workers.installed import Installed, files_fingerprint
 from workers.intake import CarryOut, Intake
@@ -82,17 +82,34 @@ def run_host(settings: Settings, *, num_slots: int | None = None, stages: Stages
     return node.run(stages, places=facts.num_slots, environ=os.environ)
 
 
-def run_device(settings: Settings, *, qid: int, num_slots: int | None = None, stages: Stages = ENGINE) -> int:
-    """Be the node of device ``qid`` until a signal ends it; the exit code. Arguments as of :func:`run_host`.
+def run_device(
+    settings: Settings,
+    *,
+    qid: int | None = None,
+    identity: str | None = None,
+    num_slots: int | None = None,
+    stages: Stages = ENGINE,
+) -> int:
+    """Be the node of a device until a signal ends it, or until the device has another number; the exit code.
+
+    Args:
+        settings: of the farm.
+        qid: the device's number; it must be there now.
+        identity: its board serial and PCI address, if not by number: then it is waited for.
+        num_slots: stages without a device that the host runs at once.
+        stages: what is run.
 
     Raises:
         Refused: another process is this node.
         NotFound: this host has no such device that is ready.
     """
     sdk = discovery.find_sdk(settings.sdk_root)
-    device = discovery.device(sdk, qid=qid)
+    if qid is not None:
+        device = discovery.device(sdk, qid=qid)
+    else:
+        device = discovery.await_device(sdk, identity=identity or "", look_s=settings.device_check_s)
     facts = discovery.host_facts(sdk, num_slots=num_slots)
-    node = _Node(settings, queue=wire.device_queue(settings.host, qid), sdk=sdk, facts=facts, qid=qid)
+    node = _Node(settings, queue=wire.device_queue(settings.host, device.qid), sdk=sdk, facts=facts, device=device)
     return node.run(stages, places=device.nsp_total, environ=os.environ)
 
 
@@ -104,13 +121,14 @@ class _Node:
         queue: str,
         sdk: location.Sdk | None,
         facts: discovery.HostFacts,
-        qid: int | None = None,
+        device: Device | None = None,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._sdk = sdk
         self._facts = facts
-        self._qid = qid
+        self._device = device
+        self._device_id: int | None = None
         self._database = db.open_database(settings.database_url)
         self._stopping = Stopping()
         self._installed = Installed(toolchain=lambda: toolchain.versions(sdk))
@@ -131,9 +149,9 @@ class _Node:
             intake = Intake(workplace, places=places, carry_out=stages.carry_out)
             tasks.register(app, intake=intake)
             inspection.answer(workplace.steering, name=self._queue)
-            with self._heartbeats(workplace):
+            with self._heartbeats(workplace), self._checkups():
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
-                workplace.forks.warm_up(after_s=0.0 if self._qid is None else _DEVICE_WARM_UP_S)
+                workplace.forks.warm_up(after_s=0.0 if self._device is None else _DEVICE_WARM_UP_S)
                 # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
                 signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
                 code = celery_app.start_worker(app, queue=self._queue, name=self._queue)
@@ -158,7 +176,8 @@ class _Node:
 
     def _register(self) -> None:
         simulated = self._sdk is not None and self._sdk.simulated
-        records = [_record(device, simulated=simulated) for device in discovery.ready_devices(self._sdk)]
+        # A device's node knows of its own: in a container it may see no other.
+        found = discovery.all_devices(self._sdk) if self._device is None else [self._device]
         with self._database.write() as connection:
             self._host_id = devices.register_host(
                 connection,
@@ -168,14 +187,20 @@ class _Node:
                 num_slots=self._facts.num_slots,
                 toolchain=dict(self._facts.toolchain),
             )
-            # All devices, since one that is not among them counts as lost.
-            ids = devices.register_devices(connection, host_id=self._host_id, found=records)
-            device_id = next((one for one, record in zip(ids, records, strict=True) if record.qid == self._qid), None)
+            ids = devices.register_devices(
+                connection,
+                host_id=self._host_id,
+                found=[discovery.record(device, simulated=simulated) for device in found],
+                complete=self._device is None,
+                quarantine=health.Quarantine.of(self._settings),
+            )
+            if self._device is not None:
+                self._device_id = ids[0]
             self._node_id = devices.register_node(
                 connection,
                 host_id=self._host_id,
-                device_id=device_id,
-                kind="host" if self._qid is None else "device",
+                device_id=self._device_id,
+                kind="host" if self._device is None else "device",
                 queue=self._queue,
                 pid=os.getpid(),
             )
@@ -238,24 +263,35 @@ class _Node:
             if code != self._toolchain:
                 devices.renew_toolchain(connection, self._host_id, toolchain=code)
             sent = succession.sent_to(connection, queue=self._queue)
+            moved = self._has_moved(connection)
         self._toolchain = code
+        if moved:
+            return "the device has another number now"
         if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
             return "messages were sent and do not arrive"
         if looks and not workplace.busy.count and not sent and files_fingerprint(_OWN_PACKAGES) != self._own_code:
             return "the code of the farm itself has changed"
         return ""
 
+    def _has_moved(self, connection: sa.Connection) -> bool:
+        """Whether this node's device is there, but not under the number that the node's queue is named by."""
+        if self._device is None or self._device_id is None:
+            return False
+        qid, status = devices.fate(connection, self._device_id)
+        return status == health.READY and qid != self._device.qid
+
+    @contextlib.contextmanager
+    def _checkups(self) -> Iterator[None]:
+        """Look at the host's devices until the block ends, if this is the host's own node."""
+        if self._sdk is None or self._device is not None:
+            yield
+            return
+        checkup = Checkup(self._database, settings=self._settings, sdk=self._sdk, host_id=self._host_id)
+        checkup.start()
+        try:
+            yield
+        finally:
+            checkup.stop()
+
     def _on_shutdown(self, *_: Any, **__: Any) -> None:
         self._stopping.set()
-
-
-def _record(device: Device, *, simulated: bool) -> DeviceRecord:
-    return DeviceRecord(
-        board_serial=device.board_serial,
-        pci_address=device.pci_address,
-        qid=device.qid,
-        sku=device.sku,
-        num_cores=device.nsp_total,
-        dram_mb=device.dram_total_mb,
-        simulated=simulated,
-    )

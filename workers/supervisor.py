@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import attempts, reaping, wire
+from farm import attempts, health, reaping, wire
 from farm.artifacts import remove_tree
 from farm.errors import StaleTransition, StorageFault
 from farm.records import Claim, Success, Usage
@@ -145,6 +145,8 @@ class Attempt:
             return Outcome(ending=Ending.CANCELLED if wish.cancel else Ending.INTERRUPTED, message=wish.reason)
         if verdict is Verdict.CANCEL:
             return Outcome(ending=Ending.CANCELLED, message="A user cancelled it.")
+        if verdict is Verdict.DEVICE_GONE:
+            return outcome.failed(FailureClass.DEVICE_LOST, self._lease.fault)
         if self._place.stopping.is_set():
             return Outcome(ending=Ending.INTERRUPTED, message="The node is shutting down.")
         if self._lease.time.over:
@@ -266,6 +268,13 @@ class Attempt:
                 usage=usage,
                 as_keyed=self._as_keyed,
             )
+            if result.failure_class is FailureClass.DEVICE_LOST and not self._lease.fault:  # else the check counted it
+                health.count_fault(
+                    connection,
+                    self._lease.qids,
+                    reason=result.message,
+                    quarantine=health.Quarantine.of(self._place.settings),
+                )
         elif result.ending is Ending.CANCELLED:
             attempts.cancel_attempt(connection, job_id, number, usage=usage)
         elif result.ending is Ending.INTERRUPTED:

@@ -37,9 +37,10 @@ devices = sa.Table(
     sa.Column("num_cores", sa.Integer, nullable=False),
     sa.Column("dram_mb", sa.Integer, nullable=False),
     sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default="Ready"),  # what its host's tool said last, or missing
     sa.Column("health", sa.Text, nullable=False, server_default="ready"),
     sa.Column("health_reason", sa.Text, nullable=False, server_default=""),
-    sa.Column("faults", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("faults", sa.Integer, nullable=False, server_default="0"),  # in a row
     sa.Column("quarantined_until", TIME),
     sa.Column("labels", sa.JSON),
     sa.Column("drained", sa.Text),  # why a user lets it get no new work; NULL: it gets some

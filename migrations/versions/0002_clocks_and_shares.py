@@ -95,6 +95,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("drained_at", sa.Double),
         ),
         "devices": (
+            sa.Column("status", sa.Text, nullable=False, server_default="Ready"),
             sa.Column("quarantined_until", sa.Double),
             sa.Column("labels", sa.JSON),
             sa.Column("drained", sa.Text),

@@ -15,7 +15,7 @@ from qeff_engine.errors import DeviceLost, Infrastructure, InvalidInput
 from qeff_engine.sdk.location import Sdk
 
 READY = "Ready"
-_QUERY_LIMIT_S = 60  # a healthy tool answers within a second or two
+_QUERY_LIMIT_S = 60.0  # a healthy tool answers within a second or two
 _STATUSES = (READY, "Initializing", "Error", "Unknown")
 _REQUIRED = ("sku_type", "nsp_total", "nsp_free", "dram_total", "board_serial", "pci_address")
 
@@ -57,8 +57,12 @@ class Device:
         return self.status == READY
 
 
-def discover(sdk: Sdk) -> list[Device]:
+def discover(sdk: Sdk, *, limit_s: float = _QUERY_LIMIT_S) -> list[Device]:
     """All devices of this host by ``qid``, also those that are not ready.
+
+    Args:
+        sdk: whose tool is asked.
+        limit_s: how long the tool may take.
 
     Raises:
         Infrastructure: the tool is missing, fails, hangs or says nothing that can be read.
@@ -66,13 +70,13 @@ def discover(sdk: Sdk) -> list[Device]:
     tool = sdk.tool("qaic-util")
     with tempfile.TemporaryDirectory(prefix="qaic-util-") as scratch:
         json_path = Path(scratch) / "devices.json"
-        code, output = _query([str(tool), "-q", "-j", str(json_path)])
+        code, output = _query([str(tool), "-q", "-j", str(json_path)], limit_s=limit_s)
         if code == 0 and json_path.is_file():
             devices = parse_json(json_path.read_text(errors="replace"))
             if devices is not None:
                 return devices
     if code != 0:  # older tools know no -j
-        code, output = _query([str(tool), "-q"])
+        code, output = _query([str(tool), "-q"], limit_s=limit_s)
     if code != 0:
         raise Infrastructure(
             f"{tool} -q ended with exit code {code}: {_last_line(output)}",
@@ -187,7 +191,7 @@ def _snake(key: str) -> str:
     return re.sub(r"_(mb|mhz|watts)$", "", name)
 
 
-def _query(command: list[str]) -> tuple[int, str]:
+def _query(command: list[str], *, limit_s: float) -> tuple[int, str]:
     """Exit code and output of a query."""
     try:
         done = subprocess.run(
@@ -197,12 +201,12 @@ def _query(command: list[str]) -> tuple[int, str]:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=_QUERY_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise Infrastructure(
-            f"{command[0]} did not answer within {_QUERY_LIMIT_S} s.", advice="A device may hang; see the kernel's log."
+            f"{command[0]} did not answer within {limit_s:.0f} s.", advice="A device may hang; see the kernel's log."
         ) from error
     except OSError as error:
         raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
