@@ -7,7 +7,15 @@ import importlib
 
 from benchmarks import measure
 
-SCRIPTS = ("export_smollm2", "command_cpu", "noop_throughput", "stage_start", "quantize_smollm2")
+SCRIPTS = (
+    "export_smollm2",
+    "command_cpu",
+    "noop_throughput",
+    "farm_latency",
+    "large_farm",
+    "stage_start",
+    "quantize_smollm2",
+)
 
 
 def main() -> None:

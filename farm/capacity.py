@@ -70,7 +70,11 @@ def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
     taken = _taken(connection, usable=usable, at=at)
     healthy = {row.id: row for row in connection.execute(_HEALTHY)}
     return Capacity(
-        hosts=tuple(_host(row, taken.of_host[row.host_id]) for row in alive if row.kind == "host"),
+        hosts=tuple(
+            _host(row, taken.of_host[row.host_id], queued_s=taken.queued_s[row.host_id])
+            for row in alive
+            if row.kind == "host"
+        ),
         devices=tuple(
             _device(
                 row, healthy[row.device_id], usable=usable.get(row.device_id, 0), held=taken.of_device[row.device_id]
@@ -91,15 +95,17 @@ def use_of_running(connection: sa.Connection, *, at: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class _Taken:
-    """Holdings by device and by host."""
+    """Holdings by device and by host, and what is queued for hosts."""
 
     of_device: Mapping[int, list[Holding]]
     of_host: Mapping[int, list[Holding]]
+    queued_s: Mapping[int, float]  # by host, of all its slots together
 
 
 def _taken(connection: sa.Connection, *, usable: Mapping[int, int], at: float) -> _Taken:
     of_device: dict[int, list[Holding]] = collections.defaultdict(list)
     of_host: dict[int, list[Holding]] = collections.defaultdict(list)
+    queued_s: dict[int, float] = collections.defaultdict(float)
     running = {(row.job_id, row.number): row for row in connection.execute(_RUNNING)}
     for row in connection.execute(_HELD_CORES):
         holder = running.get((row.job_id, row.attempt))  # None: lost, and its cores drain
@@ -119,10 +125,11 @@ def _taken(connection: sa.Connection, *, usable: Mapping[int, int], at: float) -
         common = {"job_id": row.id, "ends_at": at + _reserved_s(row), "exclusive": row.exclusive}
         if not row.num_cores:
             of_host[row.host_id].append(Holding(amount=1, ram_bytes=row.ram_bytes, **common))
+            queued_s[row.host_id] += _reserved_s(row)
         for device_id in (row.placed_on or [row.device_id]) if row.num_cores else ():
             amount = usable.get(device_id, 0) if row.exclusive else row.num_cores
             of_device[device_id].append(Holding(amount=amount, **common))
-    return _Taken(of_device, of_host)
+    return _Taken(of_device, of_host, queued_s)
 
 
 def _reserved_s(row: Any) -> float:
@@ -133,7 +140,7 @@ def _ends_at(row: Any, *, at: float) -> float:
     return estimates.ends_at(started_at=row.started_at, reserved_s=_reserved_s(row), now=at)
 
 
-def _host(node: Any, held: Sequence[Holding]) -> HostCapacity:
+def _host(node: Any, held: Sequence[Holding], *, queued_s: float) -> HostCapacity:
     budget = leases.ram_budget(node.ram_bytes)
     share = leases.ram_of_slot(ram_bytes=node.ram_bytes, num_slots=node.num_slots)
     reserved = sum(holding.ram_bytes or share for holding in held)
@@ -146,6 +153,7 @@ def _host(node: Any, held: Sequence[Holding]) -> HostCapacity:
         sdk=sdk_of(node.toolchain),
         num_slots=node.num_slots,
         free_slots=max(0, node.num_slots - len(held)),
+        queued_s=queued_s / max(1, node.num_slots),
         ram_bytes=budget,
         free_ram_bytes=max(0, budget - reserved),
         holdings=tuple(held),

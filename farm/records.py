@@ -214,6 +214,7 @@ class HostCapacity:
         sdk: version of its SDK.
         ram_bytes: memory that jobs may reserve altogether: less than the host has. 0 when memory is not counted.
         free_ram_bytes: of that, what no running or queued job has reserved.
+        queued_s: predicted seconds that each slot will be busy with what is queued.
     """
 
     node_id: int
@@ -224,6 +225,7 @@ class HostCapacity:
     sdk: str = ""
     num_slots: int
     free_slots: int
+    queued_s: float = 0.0
     ram_bytes: int = 0
     free_ram_bytes: int = 0
     holdings: tuple[Holding, ...] = ()

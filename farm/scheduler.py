@@ -190,8 +190,9 @@ def place(database: Database, *, term: int | None, max_age_s: float, half_life_s
 
 
 def _any_free(room: Capacity) -> bool:
-    """Whether anything could be placed at all."""
-    return any(device.free_cores for device in room.devices) or any(host.free_slots for host in room.hosts)
+    """Whether anything could be placed or put in line at all."""
+    devices_free = any(device.free_cores for device in room.devices)
+    return devices_free or any(host.free_slots or host.queued_s < placement.Policy().ahead_s for host in room.hosts)
 
 
 def send(database: Database, *, sender: Sending, term: int | None) -> int:

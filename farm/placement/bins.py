@@ -52,6 +52,7 @@ class Bin:
         "node_id",
         "number",
         "queue",
+        "queued_s",
         "ram_bytes",
         "ram_share_bytes",
         "total",
@@ -66,6 +67,7 @@ class Bin:
         self.ram_bytes = self.free_ram_bytes = self.ram_share_bytes = 0
         self.device_id: int | None = None
         self.board, self.warm = "", frozenset[str]()
+        self.queued_s = 0.0
         if isinstance(found, DeviceCapacity):
             self.name, self.total, self.free = found.name, found.num_cores, found.free_cores
             self.device_id, self.board, self.warm = found.device_id, found.board, found.warm
@@ -75,6 +77,7 @@ class Bin:
             self.name, self.total, self.free = found.host, found.num_slots, found.free_slots
             self.ram_bytes, self.free_ram_bytes = found.ram_bytes, found.free_ram_bytes
             self.ram_share_bytes = found.ram_bytes // max(1, found.num_slots)
+            self.queued_s = found.queued_s
         self.ends = _ends(self, found.holdings, now=now, predicted=predicted)
 
     def ram_for(self, stage: str, ram_bytes: int) -> int:
@@ -110,6 +113,15 @@ class Bin:
         if kept is not None and kept.at is not None and until > kept.at:
             kept.extra -= amount
             kept.extra_ram_bytes -= ram_bytes
+
+    def line_s(self, *, now: float) -> float:
+        """Seconds until a job that is put in line here now is predicted to start; infinite when nobody can tell."""
+        first = min((one.ends_at for one in self.found.holdings if one.ends_at is not None), default=_NEVER)
+        return max(0.0, first - now) + self.queued_s
+
+    def line_up(self, takes_s: float) -> None:
+        """Put a job in line for the next slot that gets free."""
+        self.queued_s += takes_s / self.total
 
     def opening(self, amount: int, ram_bytes: int, *, now: float) -> Opening | None:
         """The first moment at which so much is free, if the predictions hold; None when nobody can tell."""

@@ -79,7 +79,7 @@ class _Round:
             demand = self._demands.of(job)
             if demand.refusal:
                 self._waiting[job.id] = Waiting(reason=demand.refusal)
-            elif self._start(job, demand):
+            elif self._start(job, demand) or self._line_up(job, demand):
                 line.charge(job.owner, demand.width * _known(job.expected_s))
             else:
                 self._wait(job, demand)
@@ -112,6 +112,29 @@ class _Round:
                 device_ids=tuple(found.device_id for found in chosen if found.device_id is not None),
                 ram_bytes=0 if job.ram_bytes else demand.wants(head)[1],
                 reason=reason,
+            )
+        )
+        return True
+
+    def _line_up(self, job: ReadyJob, demand: Demand) -> bool:
+        """Put a short job in line on a host whose slots get free soon, unless a job before it has no room."""
+        limit_s, takes_s = self._policy.ahead_s, job.reserved_s
+        if demand.of_device or takes_s is None or takes_s > limit_s or not self._policy.prediction:
+            return False
+        if self._first_without_room.get(False) is not None:
+            return False
+        chosen = min(demand.bins, key=lambda found: found.line_s(now=self._now))
+        if chosen.line_s(now=self._now) > limit_s:
+            return False
+        chosen.line_up(takes_s)
+        self._assignments.append(
+            Assignment(
+                job_id=job.id,
+                node_id=chosen.node_id,
+                queue=chosen.queue,
+                device_ids=(),
+                ram_bytes=0 if job.ram_bytes else demand.wants(chosen)[1],
+                reason=reasons.in_line(chosen),
             )
         )
         return True

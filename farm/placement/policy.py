@@ -32,6 +32,8 @@ class Policy:
         patience_s: a job that has waited for so long has a place emptied for it when nobody can tell what will be free.
         overdue_s: the first job without room that has waited for so long has a place emptied, whatever is predicted.
         max_reservations: jobs of a kind of place that places are kept for at the same time.
+        ahead_s: a host has so much work in line beyond its free slots, of jobs that take no longer each: a slot that
+            gets free need not wait for the next round.
         best_fit: cores are taken where the fewest stay free; otherwise from the first device that has enough.
         backfill: jobs behind one without room may go first if that does not delay it; otherwise they wait behind it.
         prediction: ends of jobs are predicted; otherwise a kept device stays empty until it has room.
@@ -48,6 +50,7 @@ class Policy:
     patience_s: float = 30.0
     overdue_s: float = 2 * _HOUR_S
     max_reservations: int = 4
+    ahead_s: float = 0.5
     best_fit: bool = True
     backfill: bool = True
     prediction: bool = True

@@ -32,6 +32,11 @@ def given(job: ReadyJob, demand: Demand, chosen: Sequence[Bin]) -> str:
     return f"{text}; {_jobs(ahead)} can still start in time" if ahead else text
 
 
+def in_line(chosen: Bin) -> str:
+    """Why a short job goes to a host that has no slot free."""
+    return f"next in line for a slot of {chosen.name}"
+
+
 def kept(demand: Demand, bins: Sequence[Bin], *, at: float | None, after: Sequence[int], now: float) -> Waiting:
     """A place is kept for a job that has no room."""
     names = _list([found.name for found in bins])
