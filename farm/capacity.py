@@ -42,7 +42,9 @@ _HEALTHY = sa.select(devices).where(devices.c.health == "ready", devices.c.drain
 
 
 def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
-    """What is free on live nodes whose place is healthy and not drained. What queued jobs will take counts as taken.
+    """What is free on live nodes that do not shut down, in healthy places that are not drained.
+
+    What queued jobs will take counts as taken.
 
     Args:
         connection: a read transaction.
@@ -63,7 +65,12 @@ def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
             hosts.c.toolchain,
         )
         .join(hosts, hosts.c.id == nodes.c.host_id)
-        .where(nodes.c.stopped_at.is_(None), nodes.c.heartbeat_at >= at - max_age_s, hosts.c.drained.is_(None))
+        .where(
+            nodes.c.stopped_at.is_(None),
+            nodes.c.heartbeat_at >= at - max_age_s,
+            hosts.c.drained.is_(None),
+            nodes.c.closing_at.is_(None),
+        )
         .order_by(nodes.c.id)
     ).all()
     usable = {row.device_id: row.cores for row in connection.execute(_USABLE)}

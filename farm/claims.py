@@ -29,7 +29,7 @@ _QUEUED = (
     .order_by(jobs.c.id)
     .with_for_update()
 )
-_NODE = sa.select(nodes.c.host_id, nodes.c.device_id).where(nodes.c.id == sa.bindparam("node"))
+_NODE = sa.select(nodes.c.host_id, nodes.c.device_id, nodes.c.closing_at).where(nodes.c.id == sa.bindparam("node"))
 _parents = jobs.alias()
 _INPUTS = (
     sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact, artifacts.c.used_at, artifacts.c.condemned_at)
@@ -189,6 +189,8 @@ class _Room:
             NoCapacity: it is not there, or the node is no longer the one that was meant, or a user paused the job
                 meanwhile.
         """
+        if self._node.closing_at is not None:
+            raise NoCapacity("The node shuts down.")
         if job.held:
             raise NoCapacity("Its submission is paused.")
         key = {"job_id": job.id, "attempt": job.attempt, "at": at}

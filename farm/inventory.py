@@ -107,6 +107,7 @@ class NodeView:
     pid: int
     started_at: float
     heartbeat_at: float
+    closing_at: float | None = None
 
 
 def device_list(connection: sa.Connection, *, heard_since: float) -> list[DeviceView]:
@@ -266,6 +267,7 @@ def node_list(connection: sa.Connection) -> list[NodeView]:
             nodes.c.pid,
             nodes.c.started_at,
             nodes.c.heartbeat_at,
+            nodes.c.closing_at,
         )
         .join(hosts, hosts.c.id == nodes.c.host_id)
         .where(nodes.c.stopped_at.is_(None))

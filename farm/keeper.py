@@ -23,20 +23,21 @@ from pathlib import Path
 import filelock
 import sqlalchemy as sa
 
-from farm import db, inventory, valkey
+from farm import db, inventory, log_files, valkey
 from farm import settings as farm_settings
 from farm.errors import FarmError, Refused
-from farm.local import FAILED, READY, LocalFarm, ProcessId, end_processes
+from farm.local import FAILED, READY, LocalFarm, ProcessId, end_processes, sweep
 from farm.settings import Settings
 
 _logger = logging.getLogger(__name__)
 _REAL_SDK = Path("/opt/qti-aic")  # where Qualcomm's installer puts it
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_LOOK_S = 0.1
+_LOOK_S, _POLL_S = 0.1, 0.02
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 10.0
 _SOUND_AFTER_S = 30.0  # a child that lived so long is started again without delay
 _BROKER_LIMIT_S = 10.0
 _END_S = 10.0  # beyond the grace of a stage
+_LOGS_EVERY_S = 10.0
 
 
 class _Stopped(Exception):
@@ -81,6 +82,8 @@ class Keeper:
         self._children: dict[str, _Child] = {}
         self._state = LocalFarm(keeper=ProcessId.of(os.getpid()))
         self._stopping = False
+        self._in_a_hurry = False  # asked to stop twice
+        self._logs_looked_at = 0.0
         self._libc = ctypes.CDLL(None)
 
     def run(self) -> int:
@@ -110,6 +113,7 @@ class Keeper:
             return 1
         finally:
             self._end_children()
+            sweep(self._settings)
 
     def _bring_up(self, wakeup: int) -> None:
         """Start everything, each part when what it needs is there."""
@@ -188,6 +192,7 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                process_group=0,  # a Ctrl-C at the terminal is this process's alone
                 preexec_fn=self._tie,  # noqa: PLW1509  this process has one thread
             )
         child.identity = ProcessId.of(child.process.pid)
@@ -211,7 +216,10 @@ class Keeper:
                 raise FarmError(f"{what} did not answer within {limit_s:.0f} s. See {self._settings.log_dir}.")
 
     def _look(self, wakeup: int) -> None:
-        """Wait a moment, less when something happens; start again what has died."""
+        """Wait a moment, less when something happens; start again what has died, and keep logs short."""
+        if time.monotonic() > self._logs_looked_at + _LOGS_EVERY_S:
+            self._logs_looked_at = time.monotonic()
+            log_files.cap(self._settings.log_dir, limit_bytes=self._settings.own_log_limit_bytes)
         if select.select([wakeup], [], [], _LOOK_S)[0]:
             os.read(wakeup, 1 << 10)
         if self._stopping:
@@ -258,13 +266,15 @@ class Keeper:
             for process in alive:
                 process.terminate()
             deadline = time.monotonic() + self._settings.cancel_grace_s + _END_S
-            for process in alive:
-                try:
-                    process.wait(max(0.0, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    _logger.error("process %d does not end, it is killed", process.pid)
-                    process.kill()
-                    process.wait()
+            while any(process.poll() is None for process in alive):
+                if self._in_a_hurry or time.monotonic() > deadline:
+                    left = [process for process in alive if process.poll() is None]
+                    _logger.error("killing processes %s", [process.pid for process in left])
+                    for process in left:
+                        process.kill()
+                    for process in left:
+                        process.wait()
+                time.sleep(_POLL_S)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
@@ -280,6 +290,8 @@ class Keeper:
         signal.set_wakeup_fd(-1)
 
     def _on_stop(self, *_: object) -> None:
+        if self._stopping:
+            self._in_a_hurry = True
         self._stopping = True
 
 

@@ -13,11 +13,12 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -33,6 +34,7 @@ STARTING, READY, FAILED = "starting", "ready", "failed"
 _POLL_S = 0.05
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 40.0
+_SWEEP_LIMIT_S = 60.0
 _SAME_START_S = 2.0  # the boot time that starts are counted from moves when the clock is corrected
 
 
@@ -163,6 +165,46 @@ def stop(settings: Settings) -> bool:
     return ran
 
 
+def sweep(settings: Settings) -> None:
+    """End what stages have left running after their nodes were killed; costs nothing when there is nothing."""
+    if any((settings.run_dir / "attempts").glob("*/*.json")):
+        subprocess.run(
+            [sys.executable, "-m", NODE_MODULE, "sweep"],
+            env={**os.environ, **farm_settings.to_environ(settings)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=_SWEEP_LIMIT_S,
+            process_group=0,  # another Ctrl-C is not meant for it
+        )
+
+
+def kill(settings: Settings) -> None:
+    """SIGKILL every process of the farm of a home; what runs of its stages ends soon after, or with a sweep."""
+    found = LocalFarm.read(settings)
+    if found is not None:
+        end_processes([found.keeper, *found.children.values()])
+        _forget(settings, found.keeper)
+
+
+def foreground(settings: Settings, *, devices: str = DEFAULT_DEVICES, node_module: str = NODE_MODULE) -> NoReturn:
+    """Become the first process of the farm of a home: for a service manager or a container. Does not return.
+
+    Raises:
+        Refused: a farm runs there already.
+        StorageFault: the home cannot be written to.
+    """
+    _refuse_second(settings)
+    _make_directories(settings)
+    environ = {**os.environ, **farm_settings.to_environ(settings)}
+    os.execve(sys.executable, _command(devices=devices, node_module=node_module), environ)  # noqa: S606  no shell
+
+
+def _command(*, devices: str, node_module: str) -> list[str]:
+    return [sys.executable, "-m", "farm.local", "--devices", devices, "--node-module", node_module]
+
+
 def _refuse_second(settings: Settings) -> None:
     found = running(settings)
     if found is not None:
@@ -190,7 +232,7 @@ def _make_directories(settings: Settings) -> None:
 
 def _spawn(settings: Settings, *, devices: str, node_module: str) -> ProcessId:
     """Start the keeper in a session of its own, its output in the log."""
-    arguments = [sys.executable, "-m", "farm.local", "--devices", devices, "--node-module", node_module]
+    arguments = _command(devices=devices, node_module=node_module)
     log = str(settings.log_dir / "farm.log")
     pid = os.posix_spawn(
         sys.executable,
@@ -244,6 +286,12 @@ def _end(settings: Settings, keeper: ProcessId) -> None:
     found = LocalFarm.read(settings)
     left = [keeper, *(found.children.values() if found is not None and found.keeper.pid == keeper.pid else ())]
     end_processes(left)
+    _forget(settings, keeper)
+
+
+def _forget(settings: Settings, keeper: ProcessId) -> None:
+    """Remove what a keeper that has ended has left in the home."""
+    found = LocalFarm.read(settings)
     with contextlib.suppress(OSError):
         settings.broker_socket.unlink(missing_ok=True)
         if found is not None and found.keeper.pid == keeper.pid:

@@ -48,6 +48,7 @@ class Settings:
         meter_s: how often a node looks at what its attempts use.
         memory_factor: how many times the memory that was predicted a stage may hold.
         log_limit_bytes: how much of an attempt's output is kept.
+        own_log_limit_bytes: above which a log of the farm's own processes is put aside; twice as much is kept.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         share_half_life_s: after which half of what an owner has used no longer counts against him.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
@@ -78,6 +79,7 @@ class Settings:
     meter_s: float = 1.0
     memory_factor: float = 2.0
     log_limit_bytes: int = 64 << 20
+    own_log_limit_bytes: int = 16 << 20
     cancel_grace_s: float = 1.0
     share_half_life_s: float = 24 * 3600.0
     cancel_poll_s: float = 0.5
@@ -140,6 +142,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         meter_s=float(environ.get("FARM_METER_S") or draft.meter_s),
         memory_factor=float(environ.get("FARM_MEMORY_FACTOR") or draft.memory_factor),
         log_limit_bytes=int(environ.get("FARM_LOG_LIMIT_BYTES") or draft.log_limit_bytes),
+        own_log_limit_bytes=int(environ.get("FARM_OWN_LOG_LIMIT_BYTES") or draft.own_log_limit_bytes),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         share_half_life_s=float(environ.get("FARM_SHARE_HALF_LIFE_S") or draft.share_half_life_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
@@ -172,6 +175,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_METER_S": repr(settings.meter_s),
         "FARM_MEMORY_FACTOR": repr(settings.memory_factor),
         "FARM_LOG_LIMIT_BYTES": str(settings.log_limit_bytes),
+        "FARM_OWN_LOG_LIMIT_BYTES": str(settings.own_log_limit_bytes),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_SHARE_HALF_LIFE_S": repr(settings.share_half_life_s),
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),

@@ -1,4 +1,4 @@
-"""``python -m workers``: start a node, or list the devices that nodes could be started for."""
+"""``python -m workers``: start a node, list the devices that nodes could be started for, end what nodes have left."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def main(
     try:
         if options.kind == "devices":
             return _list_devices(settings)
+        if options.kind == "sweep":
+            return _sweep(settings)
         from workers import node  # Celery
 
         stages = node.Stages(entry=entry, preload=preload)
@@ -73,7 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     for node in (host, device):
         node.add_argument("--slots", type=int, help="stages without a device that the host runs at once")
     kinds.add_parser("devices", help="print this host's ready devices as JSON")
+    kinds.add_parser("sweep", help="end what stages have left running after their nodes were killed")
     return parser
+
+
+def _sweep(settings: farm_settings.Settings) -> int:
+    from workers import recovery
+
+    sys.stdout.write(f"{recovery.sweep(settings)} attempts were left\n")
+    return 0
 
 
 def _list_devices(settings: farm_settings.Settings) -> int:

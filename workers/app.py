@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from typing import Any
 
@@ -70,7 +71,15 @@ def start_worker(app: Celery, *, queue: str, name: str) -> int:
     warnings.simplefilter("ignore", SecurityWarning)  # said to every root user, though messages are JSON
     # Said at every reconnection, of a setting that is set on purpose, see make().
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    worker: Any = app.Worker(
+
+    class Worker(app.Worker):  # type: ignore[misc]
+        def install_platform_tweaks(self, worker: Any) -> None:
+            """Let a hang-up end the node, as a request to end does: Celery would have it start itself again, also while
+            it is being ended, since the kernel hangs up on a stopped process whose parent dies."""
+            super().install_platform_tweaks(worker)
+            signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+
+    worker = Worker(
         pool="solo",
         queues=[queue],
         hostname=name,

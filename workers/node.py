@@ -164,7 +164,7 @@ class _Node:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the lock of this queue: whoever has it may end what an earlier process of the queue left."""
-        path = self._settings.run_dir / f"{self._queue}.lock"
+        path = recovery.lock_path(self._settings, self._queue)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(path, timeout=0):

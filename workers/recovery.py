@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
+
+import filelock
 
 from farm import attempts, reaping, succession
-from farm.artifacts import remove_tree
+from farm.artifacts import Store, remove_tree
 from farm.errors import StaleTransition, StorageFault
+from farm.settings import Settings
 from farm.succession import Key
 from workers.groups import AttemptRecord
 from workers.workplace import Workplace
@@ -22,7 +26,7 @@ _REASON = "Its node ended."
 
 def take_over(workplace: Workplace) -> None:
     """End what is left of earlier attempts, then give their jobs and cores back."""
-    unkillable = _end_groups(workplace)
+    unkillable = _end_groups(workplace.records, store=workplace.store)
     with workplace.database.read() as connection:
         estate = succession.estate(connection, node_id=workplace.node_id)
     for key in estate.running:
@@ -47,18 +51,36 @@ def _settle(workplace: Workplace, key: Key, *, gone: bool) -> None:
             attempts.confirm_gone(connection, host_id=workplace.host_id, job_id=job_id, attempt=attempt)
 
 
-def _end_groups(workplace: Workplace) -> set[Key]:
+def sweep(settings: Settings) -> int:
+    """End what attempts of this home have left running after their nodes ended; how many there were.
+
+    A node that lives keeps its own: it holds the lock of its queue.
+    """
+    count = 0
+    for records in sorted((settings.run_dir / "attempts").glob("*")):
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(lock_path(settings, records.name), timeout=0):
+            count += len(list(records.glob("*.json")))
+            _end_groups(records, store=Store(settings.store))
+    return count
+
+
+def lock_path(settings: Settings, queue: str) -> Path:
+    """The file that the one node of a queue locks."""
+    return settings.run_dir / f"{queue}.lock"
+
+
+def _end_groups(records: Path, *, store: Store) -> set[Key]:
     """Kill recorded process groups and remove their files; the attempts whose group cannot be killed."""
     unkillable: set[Key] = set()
-    for record in AttemptRecord.read_all(workplace.records):
+    for record in AttemptRecord.read_all(records):
         if not record.group.kill():
             _logger.error("job %d: its processes cannot be killed", record.job_id)
             unkillable.add((record.job_id, record.attempt))
             continue
         try:
-            workplace.store.discard(record.tree)
+            store.discard(record.tree)
             remove_tree(record.scratch)
-            record.remove(workplace.records)
+            record.remove(records)
         except (OSError, StorageFault):
             _logger.exception("job %d: cannot clean up", record.job_id)
     return unkillable

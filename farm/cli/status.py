@@ -77,4 +77,6 @@ def _cores(device: inventory.DeviceView) -> str:
 
 def _heard(node: inventory.NodeView, *, now: float, heard_since: float) -> str:
     words = f"{_words.duration(max(0.0, now - node.heartbeat_at))} ago"
-    return words if node.heartbeat_at >= heard_since else f"{words}, lost"
+    if node.heartbeat_at < heard_since:
+        return f"{words}, lost"
+    return words if node.closing_at is None else f"{words}, shuts down and takes no new work"

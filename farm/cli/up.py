@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help=f"simulated devices as SKU:COUNT ({DEFAULT_DEVICES}); of no effect where a real SDK is",
     )
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="stay, as the farm's first process: for systemd or a container; SIGTERM or Ctrl-C stops the farm",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document: {home, pid, processes}")
 
 
@@ -31,6 +36,9 @@ def run(options: argparse.Namespace, context: Context) -> int:
     from farm import local
 
     home = context.settings.home
+    if options.foreground:
+        context.out.talk(f"Running the farm of {home}. SIGTERM or Ctrl-C stops it, a second one at once.")
+        local.foreground(context.settings, devices=options.devices)
     context.out.talk(f"Starting the farm of {home}. Ctrl-C stops it again.")
     start_s = time.monotonic()
 

@@ -101,6 +101,7 @@ nodes = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("started_at", TIME, nullable=False),
     sa.Column("heartbeat_at", TIME, nullable=False),
+    sa.Column("closing_at", TIME),  # since when it claims nothing more, because a user stops the farm there
     sa.Column("stopped_at", TIME),
     sa.CheckConstraint(one_of("kind", NODE_KINDS), name="kind"),
     sa.CheckConstraint("(kind = 'device') = (device_id IS NOT NULL)", name="pinned"),

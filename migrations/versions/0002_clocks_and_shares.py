@@ -88,6 +88,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("condemned_at", sa.Double),
             sa.Column("deleted_at", sa.Double),
         ),
+        "nodes": (sa.Column("closing_at", sa.Double),),
         "hosts": (
             sa.Column("labels", sa.JSON),
             sa.Column("drained", sa.Text),

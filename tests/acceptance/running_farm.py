@@ -62,6 +62,11 @@ class RunningFarm:
         with self.database.read() as connection:
             return queries.job_list(connection, submission_id=submission_id, limit=None)[::-1]
 
+    def attempts(self, submission_id: int) -> list[queries.Attempt]:
+        """The attempts of a submission's jobs."""
+        with self.database.read() as connection:
+            return [found for job in self.jobs(submission_id) for found in queries.attempt_list(connection, job.id)]
+
     def states(self, submission_id: int) -> dict[JobState, int]:
         """How many jobs of a submission are in each state."""
         return collections.Counter(job.state for job in self.jobs(submission_id))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
+from farm import jobs, steering
 from farm.models import attempts, outbox
-from farm.states import DONE
+from farm.states import DONE, JobState
 from tests import small_sweep, valkey
 from tests.acceptance.running_farm import RunningFarm, running_farm
 from tests.valkey import Server, Wire
@@ -103,3 +106,28 @@ def test_a_sweep_survives_a_broker_that_is(
     after = farm.submit(small_sweep.plan(f"after {name}"))
     farm.wait_for_end(after)
     assert farm.children == before, "a node or the scheduler was started again"
+
+
+def test_cancelling_and_draining_need_no_broker(farm: RunningFarm, wire: Wire, tmp_path: Path) -> None:
+    fled, flag = tmp_path / "fled", tmp_path / "flag"
+    submission_id = farm.submit(small_sweep.plan("x", cores=(8,), prompt=f"deaf;flee=daemon:{fled};wait={flag}"))
+    farm.wait_until(flag.exists, what="a run")
+    flag.unlink()
+    (device,) = [attempt.device for attempt in farm.attempts(submission_id) if attempt.state == "running"]
+    with farm.database.write() as connection:
+        (place,) = [found for found in steering.places(connection) if found.name == device]
+        steering.drain(connection, place, by="ann", reason="")
+        steering.hand_back(connection, place, reason="drained")
+    farm.wait_until(flag.exists, what="the run elsewhere")
+    (other,) = [attempt.device for attempt in farm.attempts(submission_id) if attempt.state == "running"]
+    assert other != device
+    wire.cut()
+    pids = farm.stage_pids()
+    with farm.database.write() as connection:
+        steering.undrain(connection, place)
+        assert jobs.cancel_submission(connection, submission_id)["stopping"] == 1
+    farm.wait_for_end(submission_id)
+    wire.heal()
+    assert farm.jobs(submission_id)[-1].state is JobState.CANCELLED
+    ended = (*pids, int(fled.read_text()))
+    farm.wait_until(lambda: not any(map(psutil.pid_exists, ended)), what="the end of its processes")
