@@ -13,20 +13,33 @@ if TYPE_CHECKING:
 
 
 def parse(connection: sa.Connection, text: str) -> Place:
-    """The host ``box``, or the device ``ultra/0``; ``box/ultra/0`` where several hosts have a device of that name.
+    """The host ``box``, or the device ``PCIe Ultra/0``; ``box/PCIe Ultra/0`` where several hosts have one of that name.
+
+    The end of a name is enough where it can only mean one: ``ultra/0``, or the device's number alone.
 
     Raises:
-        Usage: devices of several hosts have that name.
-        NotFound: nothing has it.
+        Usage: several devices are called so.
+        NotFound: nothing is called so.
     """
     from farm import steering
 
     known = steering.places(connection)
-    found = [place for place in known if place.name == text]
-    if not found:
-        several = [place.name for place in known if place.name.endswith(f"/{text}")]
-        if several:
-            raise Usage(f"{len(several)} devices are called {text}, expected one of: {', '.join(several)}.")
-        names = ", ".join(place.name for place in known) or "none"
-        raise NotFound(f"There is no device and no host '{text}', expected one of: {names}.")
-    return found[0]
+    for matches in (_is_name, _is_end):
+        found = [place for place in known if matches(place, text)]
+        if len(found) > 1:
+            names = ", ".join(place.name for place in found)
+            raise Usage(f"{len(found)} devices are called {text}, expected one of: {names}.")
+        if found:
+            return found[0]
+    names = ", ".join(place.name for place in known) or "none"
+    raise NotFound(f"There is no device and no host '{text}', expected one of: {names}.")
+
+
+def _is_name(place: Place, text: str) -> bool:
+    return place.name == text
+
+
+def _is_end(place: Place, text: str) -> bool:
+    """Whether the text is the name from a word of it on, in whatever case."""
+    name, end = place.name.lower(), text.lower()
+    return name == end or (bool(end) and place.device_id is not None and name.endswith((f" {end}", f"/{end}")))

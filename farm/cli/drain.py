@@ -17,7 +17,9 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a device such as ultra/0, or a host")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a device such as ultra/0 (see `farm devices`), or a host"
+    )
     parser.add_argument("--reason", default="", metavar="TEXT", help="why, for others to read in `farm devices`")
     parser.add_argument("--now", action="store_true", help="end what runs there and give its jobs back")
     parser.add_argument(

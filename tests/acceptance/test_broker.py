@@ -110,7 +110,7 @@ def test_a_sweep_survives_a_broker_that_is(
 
 def test_cancelling_and_draining_need_no_broker(farm: RunningFarm, wire: Wire, tmp_path: Path) -> None:
     fled, flag = tmp_path / "fled", tmp_path / "flag"
-    submission_id = farm.submit(small_sweep.plan("x", cores=(8,), prompt=f"deaf;flee=daemon:{fled};wait={flag}"))
+    submission_id = farm.submit(small_sweep.plan("x", cores=(8,), prompt=f"deaf;flee=daemon:{fled};tool={flag}"))
     farm.wait_until(flag.exists, what="a run")
     flag.unlink()
     (device,) = [attempt.device for attempt in farm.attempts(submission_id) if attempt.state == "running"]

@@ -93,3 +93,10 @@ def test_devices_of_one_name_need_their_host(farm: Run, driver: farm_driver.Driv
     code, _, err = farm("drain", "ultra/0")
     assert (code, "expected one of: h1/ultra/0, rack/ultra/0" in err) == (2, True)
     assert json.loads(farm("drain", "rack/ultra/0", "--json")[1])[0]["name"] == "rack/ultra/0"
+
+
+@pytest.mark.parametrize(("text", "name"), [("ULTRA/0", "ultra/0"), ("1", "standard/1"), ("H1", "h1")])
+def test_a_name_may_be_shortened_where_it_can_mean_one_thing(
+    farm: Run, driver: farm_driver.Driver, text: str, name: str
+) -> None:
+    assert document(farm("drain", text, "--json"))[0]["name"] == name
