@@ -17,7 +17,7 @@ from farm.leases import CoresOfDevices, SlotsOfHost
 from farm.models import artifacts, attempts, edges, jobs, nodes
 from farm.records import Claim, Claims, Grant
 from farm.states import JobState
-from farm.transitions import hold_graph, move, move_each
+from farm.transitions import hold_graph, move, move_all, move_each
 
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
@@ -257,4 +257,18 @@ def give_back(connection: sa.Connection, job_id: int, attempt: int, *, reason: s
         at=now(connection),
         attempt=attempt,
         values={"node_id": None},
+    )
+
+
+def give_back_all(connection: sa.Connection, job_ids: Sequence[int], *, reason: str) -> None:
+    """Queued jobs go back to be placed again; for a caller that holds the graph and their rows."""
+    move_all(
+        connection,
+        job_ids,
+        "give_back",
+        source=JobState.QUEUED,
+        target=JobState.READY,
+        reason=reason,
+        at=now(connection),
+        values={"node_id": None, "placed_on": None},
     )

@@ -9,11 +9,12 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from farm import attempts as node_side
+from farm import claims
 from farm.db import Database, now
 from farm.errors import StaleTransition
 from farm.models import attempts, hosts, jobs, literal, nodes
 from farm.states import JobState
-from farm.transitions import hold_graph, move_all
+from farm.transitions import hold_graph
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,8 @@ def close_nodes(connection: sa.Connection, node_ids: Sequence[int]) -> None:
         .order_by(jobs.c.id)
         .with_for_update()
     )
-    at = now(connection)
-    move_all(
-        connection,
-        list(queued),
-        "give_back",
-        source=JobState.QUEUED,
-        target=JobState.READY,
-        reason="its node shuts down",
-        at=at,
-        values={"node_id": None, "placed_on": None},
-    )
-    connection.execute(sa.update(nodes).where(nodes.c.id.in_(node_ids)).values(closing_at=at))
+    claims.give_back_all(connection, list(queued), reason="its node shuts down")
+    connection.execute(sa.update(nodes).where(nodes.c.id.in_(node_ids)).values(closing_at=now(connection)))
 
 
 def running_on(connection: sa.Connection, node_ids: Sequence[int]) -> list[Running]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from farm import holds
+from farm import claims, holds
 from farm.db import now
 from farm.errors import NotFound, Refused
 from farm.models import attempts, core_leases, devices, hosts, jobs, literal, nodes, submissions
 from farm.states import JobState
-from farm.transitions import chunks, hold_graph, move_all
+from farm.transitions import chunks, hold_graph
 
 Key = tuple[int, int]  # job, attempt
 
@@ -103,7 +103,7 @@ def pause(connection: sa.Connection, submission_id: int, *, by: str) -> Halt:
         .with_for_update()
     )
     given_back = [row.id for row in queued]
-    _give_back(connection, given_back, reason=f"paused by {by}")
+    claims.give_back_all(connection, given_back, reason=f"paused by {by}")
     running = connection.scalars(
         sa.select(jobs.c.id)
         .where(jobs.c.submission_id == submission_id, jobs.c.state == str(JobState.RUNNING))
@@ -153,7 +153,7 @@ def drain(connection: sa.Connection, place: Place, *, by: str, reason: str) -> H
     hold_graph(connection)
     given_back = _queued_at(connection, place)
     words = f"{place.name} is drained by {by}"
-    _give_back(connection, given_back, reason=f"{words}: {reason}" if reason else words)
+    claims.give_back_all(connection, given_back, reason=f"{words}: {reason}" if reason else words)
     table, mine = _rows(place)
     already = connection.scalar(sa.select(table.c.drained_at).where(mine)) is not None
     values = {"drained": reason, "drained_by": by, "drained_at": now(connection)}
@@ -233,16 +233,3 @@ def _running_at(connection: sa.Connection, place: Place) -> list[Key]:
         query = sa.select(core_leases.c.job_id, core_leases.c.attempt).distinct()
         query = query.where(core_leases.c.device_id == place.device_id, core_leases.c.state == "held")
     return sorted((row[0], row[1]) for row in connection.execute(query))
-
-
-def _give_back(connection: sa.Connection, job_ids: Sequence[int], *, reason: str) -> None:
-    move_all(
-        connection,
-        job_ids,
-        "give_back",
-        source=JobState.QUEUED,
-        target=JobState.READY,
-        reason=reason,
-        at=now(connection),
-        values={"node_id": None, "placed_on": None},
-    )
