@@ -19,7 +19,7 @@ HEAD = REVISIONS[-1]
 # PostgreSQL tells the scheduler on this channel that there is something to do. A hint: the tables are looked at anyway.
 WAKE_CHANNEL = "farm_wake"
 
-_BUSY_TIMEOUT_MS = 10_000
+BUSY_TIMEOUT_MS = 10_000  # how long SQLite waits for another writer
 _ROWS_AT_ONCE = 10_000
 _WRITE = "farm_write"
 
@@ -125,6 +125,11 @@ def open_database(url: str, *, clock: Callable[[], float] | None = None) -> Data
     return Database(engine)
 
 
+def is_busy(error: sa.exc.DBAPIError) -> bool:
+    """Whether SQLite gave up waiting for another process."""
+    return getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
 def now(connection: sa.Connection) -> float:
     """The database's clock, in seconds since the epoch. SQLite lives on one host, whose clock is the clock."""
     clock: Callable[[], float] | None = connection.get_execution_options().get(_CLOCK)
@@ -176,7 +181,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
         "journal_mode = WAL",
         "synchronous = NORMAL",
         "foreign_keys = ON",

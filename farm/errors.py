@@ -10,6 +10,7 @@
     │   ├── DatabaseTooNew        4   the database was written by a newer program
     │   └── StaleTransition       4   somebody else moved the job first; the caller has lost and stops
     │       └── TermOver          4   another scheduler leads; this one stops leading
+    ├── DatabaseBusy              5   another process has held the database for too long; nothing was written
     ├── NoCapacity                1   cores or slots were taken meanwhile; the job goes back to the queue
     └── StorageFault              1   disk full, read-only
         └── DamagedArtifact       1   an artifact's bytes are gone or not what was published; doing the work again helps
@@ -58,6 +59,12 @@ class StaleTransition(Refused):
 
 class TermOver(StaleTransition):
     """Another scheduler leads: nothing of the caller's term may be written any more."""
+
+
+class DatabaseBusy(FarmError):
+    """Another process holds the database. Nothing was written; trying again is safe."""
+
+    exit_code = 5
 
 
 class NoCapacity(FarmError):

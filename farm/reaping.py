@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,10 +11,10 @@ from farm import attempts as node_side
 from farm import leadership, leases, settling
 from farm.db import now
 from farm.failures import Failure
-from farm.models import attempts, jobs, literal, nodes
+from farm.models import attempts, core_leases, devices, jobs, literal, nodes
 from farm.records import Usage
 from farm.states import JobState
-from farm.transitions import hold_graph, move
+from farm.transitions import hold_graph, move, note
 from qeff_engine.errors import FailureClass
 
 _RUNNING = (
@@ -137,3 +138,24 @@ def _take(
         settling.release_followers(connection, [job_id], at=at)
         settling.block_descendants(connection, job_id, because="was cancelled", at=at)
     return target
+
+
+def release_draining(connection: sa.Connection, *, host_id: int, device_id: int | None, by: str) -> int:
+    """Free the draining cores of a host, or of one device of it, on a user's word; returns how many.
+
+    For a host that never comes back to say that nothing runs there. If something does, it may spoil the next run.
+    """
+    hold_graph(connection)
+    at = now(connection)
+    here = sa.select(devices.c.id).where(devices.c.host_id == host_id)
+    if device_id is not None:
+        here = here.where(devices.c.id == device_id)
+    freed = connection.execute(
+        sa.delete(core_leases)
+        .where(core_leases.c.state == "draining", core_leases.c.device_id.in_(here))
+        .returning(core_leases.c.job_id, core_leases.c.attempt)
+    ).all()
+    for (job_id, attempt), count in sorted(collections.Counter((row.job_id, row.attempt) for row in freed).items()):
+        reason = f"{by} freed {count} cores of attempt {attempt} without its host's word that nothing runs there"
+        note(connection, job_id, "release_cores", reason=reason, at=at)
+    return len(freed)

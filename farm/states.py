@@ -63,6 +63,9 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
     }
 )
 
+# What may be said of a job without a change of its state: events whose states are the same.
+NOTES = frozenset({"release_cores"})
+
 
 def is_legal(source: JobState, name: str, target: JobState) -> bool:
     """Whether the transition is in the table."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from farm.db import insert_all, recordset
 from farm.errors import NotFound, StaleTransition
 from farm.models import events, jobs
-from farm.states import FINAL, JobState, is_legal
+from farm.states import FINAL, NOTES, JobState, is_legal
 
 _T = TypeVar("_T")
 _GRAPH_LOCK = 7_200_101  # any number that no other advisory lock has
@@ -199,6 +199,24 @@ def _changed(
 
 def _event(name: str, *, source: JobState, target: JobState, reason: str, at: float) -> dict[str, Any]:
     return {"at": at, "transition": name, "from_state": str(source), "to_state": str(target), "reason": reason}
+
+
+def note(connection: sa.Connection, job_id: int, name: str, *, reason: str, at: float) -> None:
+    """Write an event about a job whose state stays as it is.
+
+    Args:
+        connection: open transaction.
+        job_id: the job.
+        name: of :data:`farm.states.NOTES`.
+        reason: one sentence for people.
+        at: the database's time.
+    """
+    if name not in NOTES:
+        raise AssertionError(f"{name} is no note about a job")
+    row = connection.execute(sa.select(jobs.c.state, jobs.c.attempt).where(jobs.c.id == job_id).with_for_update()).one()
+    state = JobState(row.state)
+    event = _event(name, source=state, target=state, reason=reason, at=at)
+    connection.execute(_INSERT_EVENT, {"job_id": job_id, "attempt": row.attempt, **event})
 
 
 def state_of(connection: sa.Connection, job_id: int) -> JobState:

@@ -58,6 +58,7 @@ exit codes:
   2    the request is wrong: option, value, model path
   3    there is no such job, submission or artifact
   4    the state of things does not allow it: no farm here, job already ended
+  5    another process holds the database, nothing was written: try again
   130  interrupted
 """
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from farm import settings as farm_settings
 from farm.cli._output import Output
-from farm.errors import FarmNotUp, StorageFault, Usage
+from farm.errors import DatabaseBusy, FarmNotUp, StorageFault, Usage
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -77,9 +77,16 @@ def _storage_faults(settings: farm_settings.Settings) -> Iterator[None]:
     """Turn a database that cannot be read or written into one sentence."""
     import sqlalchemy as sa
 
+    from farm import db
+
     try:
         yield
     except sa.exc.DBAPIError as error:
+        if db.is_busy(error):
+            raise DatabaseBusy(
+                f"The database of {settings.home} is busy: another process has held it for "
+                f"{db.BUSY_TIMEOUT_MS / 1000:g} s. Nothing was written; try again."
+            ) from error
         where = settings.home if settings.embedded_database else sa.make_url(settings.database_url).host
         raise StorageFault(
             f"The database of {where} does not work: {error.orig}. `farm doctor` checks the home, the disk and the "

@@ -66,7 +66,7 @@ def test_a_drain_says_what_it_does_and_shows_everywhere(farm: Run, driver: farm_
     assert "new firmware" in farm("devices")[1]
     assert document(farm("devices", "--json"))[0]["drained"]["reason"] == "new firmware"
     assert "ultra/0 simulated 16 of 16 free (drained)" in farm("status")[1]
-    assert document(farm("undrain", "ultra/0", "--json")) == [{"name": "ultra/0", "was_drained": True}]
+    assert document(farm("undrain", "ultra/0", "--json")) == [{"name": "ultra/0", "was_drained": True, "released": 0}]
     assert farm("undrain", "ultra/0")[2] == "ultra/0 was not drained.\n"
     found = document(farm("drain", "h1", "--now", "--json"))
     assert found == [{"name": "h1", "already": False, "running": [], "given_back": [], "interrupted": []}]
