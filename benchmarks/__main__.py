@@ -15,6 +15,7 @@ SCRIPTS = (
     "large_farm",
     "stage_start",
     "quantize_smollm2",
+    "store_throughput",
 )
 
 

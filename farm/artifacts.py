@@ -54,6 +54,11 @@ class Store:
         self._digests = DigestCache(root / "digests")
         self._reread_after_s = reread_after_s
 
+    @property
+    def name(self) -> str:
+        """Where it is, for people."""
+        return str(self.root)
+
     def new_tree(self, *, name: str = "tree") -> Path:
         """An empty directory of its own for a stage to fill.
 

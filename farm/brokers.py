@@ -141,8 +141,12 @@ def _tls(options: Mapping[str, str], settings: Settings) -> dict[str, Any]:
 def _connect(parts: urllib.parse.SplitResult, *, tls: Mapping[str, Any] | None, timeout_s: float) -> socket.socket:
     if parts.scheme == "redis+socket":
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout_s)
-        connection.connect(parts.path)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(parts.path)
+        except OSError:
+            connection.close()
+            raise
         return connection
     host = parts.hostname or "localhost"
     connection = socket.create_connection((host, parts.port or _DEFAULT_PORT), timeout=timeout_s)

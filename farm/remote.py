@@ -31,7 +31,8 @@ from farm.manifest import FileEntry, Manifest
 
 SWEEP_LIMIT_S = 300.0  # a sweeper that is still marked after this time has died
 CHUNK_BYTES = 8 << 20
-_PART_BYTES = 8 << 20  # of an upload; the default of s3fs is 50 MiB, of which it holds several
+# Of an upload to S3: with four files at once 128 MiB are in memory. By default it were 50 MiB, ten times for each file.
+_PARTS = {"chunksize": 16 << 20, "max_concurrency": 2}
 _AT_ONCE = 8  # requests
 _POLL_S = 0.2
 # There a file appears with its whole content or not at all.
@@ -238,7 +239,7 @@ class Remote:
         target = f"{root}/{_blob_path(entry.sha256)}"
         whole = _protocol(fs) in _WHOLE
         draft = target if whole else f"{_parent(target)}/.{uuid.uuid4().hex}.{entry.sha256}"
-        options = {"chunksize": _PART_BYTES} if _protocol(fs) in ("s3", "s3a") else {}
+        options = _PARTS if _protocol(fs) in ("s3", "s3a") else {}
         with _making_parents(fs, target) as attempt:
             attempt(lambda: fs.put_file(os.fspath(source), draft, **options))
         if not whole:

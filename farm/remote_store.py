@@ -52,6 +52,11 @@ class RemoteStore(Store):
         self._budget_bytes = cache_budget_bytes
         self._uses: dict[str, int] = {}
 
+    @property
+    def name(self) -> str:
+        """The URL, without secrets."""
+        return self._remote.name
+
     def publish(self, tree: Path, *, stage: str) -> ArtifactRecord:
         """As :meth:`Store.publish`: here first, then for everybody."""
         record = self.cache.publish(tree, stage=stage)

@@ -34,6 +34,7 @@ from farm import (
 )
 from farm import settings as farm_settings
 from farm.clockwatch import ClockWatch
+from farm.collector import Collector
 from farm.db import Database
 from farm.dispatch import BrokerDown, Sender
 from farm.errors import FarmError, StaleTransition, TermOver
@@ -228,6 +229,7 @@ class Scheduler:
         self._database = db.open_database(settings.database_url, clock=clock)
         self._sender = Sender(settings)
         self._pulse = Pulse(self._database)
+        self._collector = Collector(settings)
         self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._term: int | None = None
         self._stopping = False
@@ -314,6 +316,7 @@ class Scheduler:
         if full:
             self._full_round = now
             self._watch_clocks()
+            self._collector.poke(self._term)
         sender = self._sender if now >= self._broker_after else None
         try:
             counts = tick(
@@ -348,6 +351,7 @@ class Scheduler:
         if self._term is not None:
             with contextlib.suppress(sa.exc.DBAPIError), self._database.write() as connection:
                 leadership.resign(connection, holder=self._holder, term=self._term)
+        self._collector.close()
         self._pulse.close()
         self._sender.close()
         self._database.dispose()

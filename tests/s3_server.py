@@ -41,10 +41,9 @@ class S3Server:
         return len(re.findall(rf'{method} [^ "?]*{re.escape(path)} HTTP', self.log.read_text()))
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server of this test process."""
-    log = tmp_path_factory.mktemp("s3") / "log"
+@contextlib.contextmanager
+def running(log: Path) -> Iterator[S3Server]:
+    """A server until the end of the block."""
     with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
@@ -56,6 +55,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server of this test process."""
+    with running(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
 
 
 def _port(log: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from farm.cli import _words
 from farm.cli._context import Context
-from farm.errors import FarmError
+from farm.errors import FarmError, FarmNotUp
 
 DESCRIPTION = "Check home, database, broker, nodes, disk, SDK and packages. Exits with 1 when something is wrong."
 
@@ -124,6 +124,38 @@ def _disk(context: Context) -> Check:
     )
 
 
+def _store(context: Context) -> Check:
+    """Whether the artifact store answers, and how full it is by the books."""
+    settings = context.settings
+    where = settings.store_url or str(settings.store)
+    cure = "`farm gc` makes room; a store at a URL needs its options and credentials, see FARM_STORE_OPTIONS."
+    try:
+        if settings.store_url is not None:
+            from farm import stores
+
+            store = stores.open_store(stores.place(settings))
+            where = store.name
+            store.touched_at("0" * 64)
+        from farm import catalogue
+
+        with context.reading() as connection:
+            totals = catalogue.totals(connection)
+    except FarmNotUp:
+        return Check(name="store", ok=True, found=f"nothing yet at {where}")
+    except FarmError as error:
+        return Check(name="store", ok=False, found=str(error).partition(":")[0], cure=f"{error} {cure}")
+    told = [f"{_words.plural(totals.num_artifacts, 'artifact')}, {_words.size(totals.num_bytes)}"]
+    if settings.store_budget_bytes is not None:
+        told.append(f"budget {_words.size(settings.store_budget_bytes)}")
+    if totals.num_condemned:
+        told.append(f"{totals.num_condemned} condemned")
+    damaged = settings.store / "damaged"
+    num_damaged = len(list(damaged.iterdir())) if damaged.is_dir() else 0
+    if num_damaged:
+        told.append(f"{num_damaged} damaged and set aside")
+    return Check(name="store", ok=True, found=f"{'; '.join(told)} at {where}")
+
+
 def _sdk(context: Context) -> Check:
     """The SDK that nodes of this host would use, else the one that registered hosts have."""
     root = context.settings.sdk_root or _DEFAULT_SDK_ROOT
@@ -164,4 +196,14 @@ def _socket(context: Context) -> Check:
     )
 
 
-CHECKS: tuple[Callable[[Context], Check], ...] = (_home, _socket, _database, _broker, _nodes, _disk, _sdk, _engine)
+CHECKS: tuple[Callable[[Context], Check], ...] = (
+    _home,
+    _socket,
+    _database,
+    _broker,
+    _nodes,
+    _disk,
+    _store,
+    _sdk,
+    _engine,
+)

@@ -138,3 +138,19 @@ def test_fsck_tells_what_is_wrong_and_repairs_it(farm: Farm, rows: list[dict[str
     assert {(one["kind"], one["state"]) for one in found} == {("lost", "repaired")}
     assert {one["subject"] for one in found} == {row["digest"] for row in rows}
     assert farm("fsck") == (0, "", "0 findings.\n")
+
+
+def test_doctor_tells_the_state_of_the_store(
+    farm: Farm, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store() -> dict[str, Any]:
+        return next(check for check in json.loads(farm("doctor", "--json")[1]) if check["name"] == "store")
+
+    monkeypatch.setenv("FARM_STORE_BUDGET", "1KiB")
+    assert store()["ok"]
+    assert store()["found"].startswith(f"{len(rows)} artifacts, 60 B; budget 1.0 KiB at ")
+    monkeypatch.setenv("FARM_STORE", "nowhere://bucket/farm")
+    monkeypatch.setenv("FARM_STORE_OPTIONS", '{"secret": "hush-hush"}')
+    assert not store()["ok"]
+    assert "nowhere://bucket/farm" in store()["cure"]
+    assert "hush-hush" not in json.dumps(store())
