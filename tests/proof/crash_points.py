@@ -75,11 +75,9 @@ def crash_everywhere(site: Site, operation: Callable[[World], Act], *, thorough:
     """
     world = World(site.database, clock=site.clock, shelf=site.shelf)
     act = operation(world)
-    world.check()
-    before, began = world.rows, site.clock.now
-    snapshot.restore(site.database, before)
-    whole = _rehearse(world, act, before=before)
-    assert len(whole.states) > 1, "an operation that commits nothing proves nothing"
+    began = site.clock.now
+    whole = rehearse(world, act)
+    before = whole.states[0]
     tally.transitions |= whole.transitions()
     found = whole.states[-1]
     for moment, kind in enumerate(whole.moments):
@@ -107,9 +105,11 @@ def _crashes(act: Act, database: CrashingDatabase) -> bool:
     return False
 
 
-def _rehearse(world: World, act: Act, *, before: Snapshot) -> Rehearsal:
-    """Do the operation in full."""
-    states = [before]
+def rehearse(world: World, act: Act) -> Rehearsal:
+    """Do what was prepared in full, after the rows were put back as they are: ids are counted from there."""
+    world.check()
+    snapshot.restore(world.database, world.rows)
+    states = [world.rows]
 
     def note(_: int, kind: str) -> None:
         if kind == AFTER_COMMIT:
@@ -117,4 +117,5 @@ def _rehearse(world: World, act: Act, *, before: Snapshot) -> Rehearsal:
 
     database = CrashingDatabase(world.database, end=note)
     act(database)
+    assert len(states) > 1, "an operation that commits nothing proves nothing"
     return Rehearsal(moments=tuple(database.moments), states=tuple(states))
