@@ -221,14 +221,6 @@ def admit_one(world: World) -> Act:
     return _writing(admission.admit, _job(world, "waiting"), action_key="key", parts={"a": 1}, term=None)
 
 
-def explain(world: World) -> Act:
-    for place in world.places:
-        world.write(steering.drain, place, by="ada", reason="test")
-    _submit(world)
-    world.place(world.schedulers[0])
-    return _writing(admission.explain, {_job(world, "ready"): "because"}, term=None)
-
-
 def a_round_that_expires_what_waits(world: World) -> Act:
     _submit(world)  # has no deadline, and is followed
     world.write(steering.pause, 1, by="ada")
@@ -427,7 +419,6 @@ OPERATIONS: Mapping[str, Callable[[World], Act]] = {
         a_round_that_loses_attempts,
         a_round_that_returns_and_sends_again,
         admit_one,
-        explain,
         a_round_that_expires_what_waits,
         a_round_that_expires_what_is_queued,
         overrun,
