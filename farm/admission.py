@@ -10,17 +10,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import leadership, outbox, results, settling
+from farm import following, leadership, outbox, results, settling
 from farm.db import now
 from farm.errors import StaleTransition
-from farm.models import KINDS, edges, jobs, literal, literals
+from farm.models import edges, jobs, literal, literals
 from farm.needs import identifying
 from farm.placement.estimates import Estimate
 from farm.records import Admissible, Assignment, ReadyJob, Waiting
 from farm.states import LIVE, JobState
 from farm.transitions import chunks, hold_graph, move, move_each
 
-_LEADER = sa.select(jobs.c.id).where(jobs.c.action_key == sa.bindparam("key"), jobs.c.state.in_(literals(LIVE)))
+_URGENCY = (jobs.c.id, jobs.c.skip_cache, jobs.c.priority, jobs.c.kind, jobs.c.held)
+_JOB = sa.select(*_URGENCY).where(jobs.c.id == sa.bindparam("job"))
+_LEADER = sa.select(*_URGENCY).where(jobs.c.action_key == sa.bindparam("key"), jobs.c.state.in_(literals(LIVE)))
+_ANEW = sa.select(jobs.c.id).where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.skip_cache)
 _LIVE_KEYS = sa.select(jobs.c.action_key).where(
     jobs.c.action_key.in_(sa.bindparam("keys", expanding=True)), jobs.c.state.in_(literals(LIVE))
 )
@@ -79,7 +82,8 @@ def admit(
     """Decide about a waiting job by its action key; returns its state afterwards.
 
     ``cached`` when the action is done, ``failed`` when it is known to fail, ``waiting`` behind a live job with the same
-    key, else ``ready``, with what it is predicted to take.
+    key, else ``ready``, with what it is predicted to take. What is known does not count for a job whose work is wanted
+    anew.
 
     Raises:
         StaleTransition: the job, or the term, is not what the caller believes.
@@ -88,9 +92,11 @@ def admit(
     hold_graph(connection)
     at = now(connection)
     keys = {"action_key": action_key, "key_parts": dict(parts)}
-    known = results.known(connection, action_key)
+    job = connection.execute(_JOB, {"job": job_id}).one()
+    known = None if job.skip_cache else results.known(connection, action_key, at=at)
     if known is not None and known.artifact is not None:
-        hit(connection, job_id, artifact=known.artifact, reason=f"done before by j{known.job_id}", at=at, values=keys)
+        values = {**keys, "done_by": known.job_id}
+        hit(connection, job_id, artifact=known.artifact, reason=f"done before by j{known.job_id}", at=at, values=values)
         return JobState.CACHED
     if known is not None:
         values = {**keys, **{name: known._mapping[name] for name in results.FAILURE}}
@@ -98,9 +104,9 @@ def admit(
         _step(connection, job_id, "fail", target=JobState.FAILED, reason=reason, at=at, values=values)
         settling.block_descendants(connection, job_id, because="failed", at=at)
         return JobState.FAILED
-    leader_id = connection.scalar(_LEADER, {"key": action_key})
-    if leader_id is not None:
-        _follow(connection, job_id, leader_id=leader_id, at=at, values=keys)
+    leader = connection.execute(_LEADER, {"key": action_key}).one_or_none()
+    if leader is not None:
+        _follow(connection, job, leader=leader, at=at, values=keys)
         return JobState.WAITING
     values = {**keys, "ready_at": at, **_predictions(predicted)}
     _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
@@ -123,14 +129,17 @@ def admit_all(
     """
     leadership.require_term(connection, term)
     hold_graph(connection)
-    taken = results.among(connection, [key for _, key, _ in found])
-    for some in chunks([key for _, key, _ in found]):
-        taken.update(connection.scalars(_LIVE_KEYS, {"keys": some}))
+    at = now(connection)
+    known = results.among(connection, [key for _, key, _ in found], at=at)
+    taken: set[str] = set()
+    anew: set[int] = set()
+    for some in chunks(found):
+        taken.update(connection.scalars(_LIVE_KEYS, {"keys": [key for _, key, _ in some]}))
+        anew.update(connection.scalars(_ANEW, {"jobs": [job_id for job_id, _, _ in some]}))
     fresh: list[dict[str, Any]] = []
     others = []
-    at = now(connection)
     for job_id, key, parts in found:
-        if key in taken:
+        if key in taken or (key in known and job_id not in anew):
             others.append((job_id, key, parts))
         else:
             taken.add(key)
@@ -156,27 +165,17 @@ def _predictions(predicted: Estimate | None) -> dict[str, Any]:
     }
 
 
-def _follow(connection: sa.Connection, job_id: int, *, leader_id: int, at: float, values: Mapping[str, Any]) -> None:
+def _follow(connection: sa.Connection, job: Any, *, leader: Any, at: float, values: Mapping[str, Any]) -> None:
     """Wait for a live job with the same key, which becomes as urgent as whoever waits for it."""
-    reason = f"the same work is being done by j{leader_id}"
-    values = {**values, "leader_id": leader_id}
-    _step(connection, job_id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
-    follower = jobs.alias()
-    urgency = sa.select(follower.c.priority).where(follower.c.id == job_id).scalar_subquery()
-    connection.execute(
-        sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.priority < urgency).values(priority=urgency)
-    )
-    sooner = sa.select(follower.c.kind).where(follower.c.id == job_id, _rank(follower.c.kind) < _rank(jobs.c.kind))
-    connection.execute(
-        sa.update(jobs).where(jobs.c.id == leader_id, sooner.exists()).values(kind=sooner.scalar_subquery())
-    )
-    wanted = sa.select(follower.c.id).where(follower.c.id == job_id, follower.c.held == 0).exists()
-    connection.execute(sa.update(jobs).where(jobs.c.id == leader_id, jobs.c.held == 1, wanted).values(held=0))
-
-
-def _rank(kind: sa.ColumnElement[str]) -> sa.Case[int]:
-    """How far behind the most urgent kind one is."""
-    return sa.case({name: number for number, name in enumerate(KINDS)}, value=kind)
+    if job.skip_cache and not leader.skip_cache:
+        reason = f"j{leader.id} does the same work, and may have begun before this was submitted to do it anew"
+    else:
+        reason = f"the same work is being done by j{leader.id}"
+    values = {**values, "leader_id": leader.id}
+    _step(connection, job.id, "follow", target=JobState.WAITING, reason=reason, at=at, values=values)
+    urgency = (leader.priority, leader.kind)
+    if following.most_urgent([urgency, (job.priority, job.kind)]) != urgency or leader.held > job.held:
+        following.weigh(connection, [leader.id])
 
 
 def _step(

@@ -7,16 +7,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import failures, health, leases, results, settling
+from farm import failures, following, health, leases, results, settling
 from farm.claims import claim, give_back
 from farm.db import now
 from farm.errors import StaleTransition
 from farm.failures import Failure
 from farm.leases import confirm_gone
-from farm.models import attempts, jobs
+from farm.models import attempts, jobs, literal
 from farm.records import ArtifactRecord, Success, Usage
 from farm.states import JobState
-from farm.transitions import hold_graph, move, move_each
+from farm.transitions import chunks, hold_graph, move, move_each
 from qeff_engine.errors import FailureClass
 from qeff_engine.spec import Stage
 
@@ -32,12 +32,28 @@ __all__ = [
     "succeed_all",
 ]
 
-_COUNTED = sa.select(jobs.c.failures, jobs.c.ram_bytes, jobs.c.cancel_requested).where(jobs.c.id == sa.bindparam("job"))
+NOTHING_USED = Usage()
+
+_COUNTED = sa.select(
+    *(jobs.c[name] for name in ("failures", "ram_bytes", "cancel_requested", "unsubscribed_at"))
+).where(jobs.c.id == sa.bindparam("job"))
 _FAILED_BEFORE = (
     sa.select(attempts.c.failure_class)
     .where(attempts.c.job_id == sa.bindparam("job"), attempts.c.failure_class.is_not(None))
     .order_by(attempts.c.number.desc())
     .limit(sa.bindparam("failures"))
+)
+_UNSUBSCRIBED = sa.select(jobs.c.id).where(
+    jobs.c.id.in_(sa.bindparam("jobs", expanding=True)), jobs.c.unsubscribed_at.is_not(None)
+)
+_REPLACE = (  # a job that its user cancelled may have succeeded for others, and do so again
+    sa.update(attempts)
+    .where(
+        attempts.c.job_id.in_(sa.bindparam("jobs", expanding=True)),
+        attempts.c.state == literal("succeeded"),
+        attempts.c.replaced_at.is_(None),
+    )
+    .values(replaced_at=sa.bindparam("at"))
 )
 _RESERVED = sa.select(attempts.c.ram_bytes).where(
     attempts.c.job_id == sa.bindparam("job"), attempts.c.number == sa.bindparam("fence")
@@ -113,18 +129,12 @@ def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]
     at = now(connection)
     ended = sorted(ended, key=lambda one: one.job_id)  # in the order in which heartbeats lock attempts
     results.record_all(connection, [one.artifact for one in ended], at=at)
-    rows = [
-        {
-            "id": one.job_id,
-            "attempt": one.attempt,
-            "reason": "done",
-            "artifact": one.artifact.digest,
-            "cancel_requested": False,
-        }
-        for one in ended
-    ]
-    moved = move_each(connection, rows, "succeed", source=JobState.RUNNING, target=JobState.SUCCEEDED, at=at)
+    cancelled = _unsubscribed(connection, [one.job_id for one in ended])
+    moved = _move_successes(connection, [one for one in ended if one.job_id not in cancelled], at=at)
+    moved |= _move_cancelled_successes(connection, [one for one in ended if one.job_id in cancelled], at=at)
     mine = [one for one in ended if one.job_id in moved]
+    for some in chunks([one.job_id for one in mine]):
+        connection.execute(_REPLACE, {"jobs": some, "at": at})
     for one in mine:
         end_attempt(
             connection,
@@ -140,8 +150,39 @@ def succeed_all(connection: sa.Connection, ended: Sequence[Success]) -> set[int]
         health.forget_faults(connection, runs)
     leases.release_all(connection, [(one.job_id, one.attempt) for one in mine])
     results.remember_successes(connection, mine, at=at)
-    settling.done_all(connection, {one.job_id: one.artifact.digest for one in mine}, at=at)
-    return set(moved)
+    settling.done_all(connection, {one.job_id: one.artifact.digest for one in mine}, at=at, cancelled=cancelled)
+    return moved
+
+
+def _unsubscribed(connection: sa.Connection, job_ids: Sequence[int]) -> set[int]:
+    """Those of some jobs that their users cancelled while others wait for them."""
+    found: set[int] = set()
+    for some in chunks(job_ids):
+        found.update(connection.scalars(_UNSUBSCRIBED, {"jobs": some}))
+    return found
+
+
+def _move_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> set[int]:
+    """End jobs that have their artifacts; those that were still at that attempt."""
+    rows = [
+        {
+            "id": one.job_id,
+            "attempt": one.attempt,
+            "reason": "done",
+            "artifact": one.artifact.digest,
+            "done_by": one.job_id,
+            "cancel_requested": False,
+        }
+        for one in ended
+    ]
+    return set(move_each(connection, rows, "succeed", source=JobState.RUNNING, target=JobState.SUCCEEDED, at=at))
+
+
+def _move_cancelled_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> set[int]:
+    """As :func:`_move_successes`, jobs that worked on for others only."""
+    reason = "cancelled by a user; those who waited have its result"
+    rows = [{"id": one.job_id, "attempt": one.attempt, "reason": reason} for one in ended]
+    return set(move_each(connection, rows, "cancel", source=JobState.RUNNING, target=JobState.CANCELLED, at=at))
 
 
 def fail(
@@ -178,9 +219,11 @@ def fail(
         cancel_attempt(connection, job_id, attempt, usage=usage)
         return JobState.CANCELLED
     at = now(connection)
-    again = retry_values(connection, job_id, attempt, failure=failure, peak_rss_bytes=usage.peak_rss_bytes, at=at)
-    name, target = ("retry_later", JobState.READY) if again else ("fail", JobState.FAILED)
+    name, target, values = after_failure(
+        connection, job_id, attempt, failure=failure, names=("retry_later", "fail"), at=at, usage=usage
+    )
     kind = failure.failure_class
+    again = target is JobState.READY
     move(
         connection,
         job_id,
@@ -190,7 +233,7 @@ def fail(
         reason=f"attempt {attempt} failed ({kind}): {message}" if again else f"failed ({kind})",
         at=at,
         attempt=attempt,
-        values={"failures": job.failures + 1, **(again or failure.columns())},
+        values=values,
     )
     end_attempt(connection, job_id, attempt, state="failed", usage=usage, at=at, failure=failure)
     leases.release(connection, job_id, attempt=attempt)
@@ -202,22 +245,43 @@ def fail(
     return target
 
 
-def retry_values(
-    connection: sa.Connection, job_id: int, attempt: int, *, failure: Failure, at: float, peak_rss_bytes: int = 0
-) -> dict[str, Any] | None:
-    """What a job's row gets when it is tried again after a failure: when, and how much memory; None when it is not."""
+def after_failure(
+    connection: sa.Connection,
+    job_id: int,
+    attempt: int,
+    *,
+    failure: Failure,
+    names: tuple[str, str],
+    at: float,
+    usage: Usage = NOTHING_USED,
+) -> tuple[str, JobState, dict[str, Any]]:
+    """The transition of a job whose attempt has failed, its target, and what the job's row gets with it.
+
+    Args:
+        connection: open transaction that holds the graph.
+        job_id, attempt: the attempt.
+        failure: why.
+        names: the transition when the job is tried again, and the one when it is not.
+        at: the database's time.
+        usage: what the attempt used.
+    """
     job = _counted(connection, job_id)
     kind = failure.failure_class
     before = connection.scalars(_FAILED_BEFORE, {"job": job_id, "failures": job.failures}).all()
     same_class = before.count(str(kind))
-    if not failures.is_tried_again(kind, same_class=same_class, failures=job.failures):
-        return None
-    reserved = connection.scalar(_RESERVED, {"job": job_id, "fence": attempt}) or 0
-    memory = failures.memory_bytes(
-        kind, predicted_bytes=job.ram_bytes, reserved_bytes=reserved, peak_rss_bytes=peak_rss_bytes
-    )
-    pause_s = failures.pause_s(kind, same_class=same_class, job_id=job_id, attempt=attempt)
-    return {"not_before": at + pause_s, "ram_bytes": memory, "node_id": None}
+    values: dict[str, Any] = {"failures": job.failures + 1}
+    if failures.is_tried_again(kind, same_class=same_class, failures=job.failures):
+        pause_s = failures.pause_s(kind, same_class=same_class, job_id=job_id, attempt=attempt)
+        memory = failures.memory_bytes(
+            kind,
+            predicted_bytes=job.ram_bytes,
+            reserved_bytes=connection.scalar(_RESERVED, {"job": job_id, "fence": attempt}) or 0,
+            peak_rss_bytes=usage.peak_rss_bytes,
+        )
+        return names[0], JobState.READY, {**values, "not_before": at + pause_s, "ram_bytes": memory, "node_id": None}
+    if job.unsubscribed_at is not None:
+        return "cancel", JobState.CANCELLED, values
+    return names[1], JobState.FAILED, {**values, **failure.columns()}
 
 
 def interrupt(connection: sa.Connection, job_id: int, attempt: int, *, reason: str) -> JobState:
@@ -269,7 +333,7 @@ def cancel_attempt(connection: sa.Connection, job_id: int, attempt: int, *, usag
     )
     end_attempt(connection, job_id, attempt, state="cancelled", usage=usage, at=at)
     leases.release(connection, job_id, attempt=attempt)
-    settling.release_followers(connection, [job_id], at=at)
+    following.release_all(connection, [job_id], at=at)
     settling.block_descendants(connection, job_id, because="was cancelled", at=at)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from farm import durations, holds, leadership, settling
+from farm import durations, following, holds, leadership, settling
 from farm.db import now
 from farm.failures import Failure
 from farm.models import attempts, jobs, literal
@@ -39,10 +39,13 @@ _WAITED_TOO_LONG = sa.select(jobs.c.id, jobs.c.wait_limit_s).where(
     jobs.c.state == literal(JobState.READY),
     jobs.c.wait_limit_s.is_not(None),
     jobs.c.held == 0,
+    jobs.c.unsubscribed_at.is_(None),  # who set the limit has cancelled it
     *(since + jobs.c.wait_limit_s < sa.bindparam("now") for since in (jobs.c.ready_at, jobs.c.not_before, _LAST_END)),
 )
 _OVERDUE = sa.select(jobs.c.id, jobs.c.state).where(
-    jobs.c.finished_at.is_(None), jobs.c.deadline_at.is_not(None), jobs.c.deadline_at < sa.bindparam("now")
+    jobs.c.finished_at.is_(None),
+    jobs.c.deadline_at.is_not(None),
+    jobs.c.deadline_at < sa.bindparam("now"),
 )
 _OVERDUE_BEFORE_RUNNING = _OVERDUE.where(jobs.c.state.in_([str(state) for state in _BEFORE_RUNNING]))
 _ANY_LATE = (_OVERDUE_BEFORE_RUNNING.limit(1), _WAITED_TOO_LONG.limit(1))
@@ -91,7 +94,7 @@ def _fail(connection: sa.Connection, job_ids: Sequence[int], *, source: JobState
     target, reason = JobState.FAILED, failure.message
     followed = holds.leaders(connection, job_ids) if source is JobState.WAITING else []
     move_all(connection, job_ids, "expire", source=source, target=target, reason=reason, at=at, values=values)
-    holds.settle(connection, followed)
-    settling.release_followers(connection, job_ids, at=at)
+    following.leave(connection, followed, at=at)
+    following.release_all(connection, job_ids, at=at)
     for job_id in job_ids:
         settling.block_descendants(connection, job_id, because="ran out of time", at=at)

@@ -7,7 +7,7 @@ import dataclasses
 import sqlalchemy as sa
 
 from farm import durations, inventory, outlook, queries
-from farm.models import actions
+from farm.models import jobs
 from farm.needs import in_words, meets
 from farm.outlook import Outlook
 from farm.states import DONE, FINAL, JobState
@@ -87,8 +87,8 @@ def _waiting(connection: sa.Connection, job: queries.Job) -> Explanation:
     if job.leader_id is not None:
         leader = queries.job(connection, job.leader_id)
         reason = (
-            f"It follows j{leader.id} of s{leader.submission_id}, which does the same work and is {leader.state}. "
-            "It ends when that job ends."
+            f"It follows j{leader.id} of s{leader.submission_id}, which does the same work and is {_how(leader)}. "
+            + ("It is done anew after that." if job.skip_cache and not leader.skip_cache else "It ends with that job.")
         )
         return Explanation(job=job, reason=reason, waits_for=(leader.id,))
     parents = {parent.id: parent for parent in queries.inputs(connection, job.id).values()}
@@ -102,6 +102,10 @@ def _waiting(connection: sa.Connection, job: queries.Job) -> Explanation:
             waits_for=tuple(parent.id for parent in open_parents),
         )
     return Explanation(job=job, reason="Its inputs are done; the scheduler has not looked at it yet.")
+
+
+def _how(leader: queries.Job) -> str:
+    return "cancelled, but works on for those who follow it" if leader.works_for_others else str(leader.state)
 
 
 def _ready(connection: sa.Connection, job: queries.Job, *, now: float, heard_since: float) -> Explanation:
@@ -170,15 +174,16 @@ def _placed(connection: sa.Connection, job: queries.Job, *, now: float) -> Expla
 
 def _ended(connection: sa.Connection, job: queries.Job) -> Explanation:
     if job.state == JobState.CACHED:
-        query = sa.select(actions.c.job_id).where(actions.c.action_key == job.action_key)
-        producer = connection.execute(query).scalar_one_or_none()
-        by = f" by j{producer}" if producer is not None else ""
+        by = f" by j{job.done_by}" if job.done_by is not None else ""
         return Explanation(job=job, reason=f"The same work had been done{by}; its result was reused.")
     if job.state == JobState.FAILED:
-        details = [job.reason] if job.reason and job.reason != job.failure_message else []
+        told = job.failure_message
+        details = [job.reason] if job.reason and job.reason != told else []
         attempts = queries.attempt_list(connection, job.id)
         if attempts:
             details.append(f"It was tried {len(attempts)} times. `farm logs j{job.id}` shows what it said.")
+        details += [f"The line of the log: {job.failure_line}"] if job.failure_line not in (None, told) else []
+        details += [f"What to do: {job.failure_advice}"] if job.failure_advice else []
         reason = f"{job.failure_class}: {job.failure_message}"
         return Explanation(job=job, reason=reason, details=tuple(details))
     if job.state == JobState.BLOCKED:
@@ -192,4 +197,8 @@ def _ended(connection: sa.Connection, job: queries.Job) -> Explanation:
             details=tuple(details),
             waits_for=tuple(parent.id for parent in broken),
         )
+    if job.works_for_others:
+        followers = sa.select(jobs.c.id).where(jobs.c.leader_id == job.id).order_by(jobs.c.id)
+        names = ", ".join(f"j{one}" for one in connection.scalars(followers))
+        return Explanation(job=job, reason=f"Cancelled by a user; its work goes on for {names}.")
     return Explanation(job=job, reason=job.reason or f"It has {job.state}.")

@@ -23,7 +23,7 @@ OF_SUBMISSION = sa.case((_paused, 1), else_=0)
 _SETTLE = sa.update(jobs).values(
     held=sa.case(
         (_wanted, 0),
-        (jobs.c.unsubscribed, 1),  # it works for its followers alone
+        (jobs.c.unsubscribed_at.is_not(None), 1),  # it works for its followers alone
         else_=OF_SUBMISSION,
     )
 )

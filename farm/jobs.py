@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from farm import holds, results, settling
+from farm import following, holds, results, settling
 from farm.db import insert_all, now, wake_scheduler
 from farm.errors import NotFound, Refused
 from farm.models import KINDS, edges, events, jobs, point_jobs, points, submissions
@@ -34,8 +34,23 @@ def submit(
     labels: Mapping[str, str] | None = None,
     token: str | None = None,
     limits: Limits = NO_LIMITS,
+    anew: Collection[str] = (),
 ) -> int:
-    """Write a plan; returns the submission's id. A token that was used before returns the submission it made."""
+    """Write a plan; returns the submission's id. A token that was used before returns the submission it made.
+
+    Args:
+        connection: open transaction.
+        plan: jobs and points.
+        name: for people.
+        owner: who wants it.
+        request: what was asked, as JSON values.
+        priority: higher is sooner.
+        kind: class of urgency, one of :data:`farm.models.KINDS`.
+        labels: for people.
+        token: the client's, for submitting once.
+        limits: of waiting, running and the whole.
+        anew: stages that are done whatever is known, and whose results replace that.
+    """
     if token is not None:
         known = connection.scalar(sa.select(submissions.c.id).where(submissions.c.token == token))
         if known is not None:
@@ -56,9 +71,17 @@ def submit(
         )
         .returning(submissions.c.id)
     ).scalar_one()
-    ids = _insert_jobs(
-        connection, plan, submission_id=submission_id, owner=owner, priority=priority, kind=kind, limits=limits, at=at
-    )
+    shared = {
+        "submission_id": submission_id,
+        "owner": owner,
+        "priority": priority,
+        "kind": kind,
+        "created_at": at,
+        "wait_limit_s": limits.wait_limit_s,
+        "run_limit_s": limits.run_limit_s,
+        "deadline_at": _deadline(limits, at=at),
+    }
+    ids = _insert_jobs(connection, plan, shared=shared, anew=anew)
     _insert_points(connection, plan, submission_id=submission_id, ids=ids)
     wake_scheduler(connection)
     return submission_id
@@ -69,43 +92,29 @@ def _deadline(limits: Limits, *, at: float) -> float | None:
 
 
 def _insert_jobs(
-    connection: sa.Connection,
-    plan: Plan,
-    *,
-    submission_id: int,
-    owner: str,
-    priority: int,
-    kind: str,
-    limits: Limits,
-    at: float,
+    connection: sa.Connection, plan: Plan, *, shared: Mapping[str, Any], anew: Collection[str]
 ) -> dict[str, int]:
-    """Insert jobs, edges and first events; returns the ids by plan key."""
+    """Insert jobs, all with the ``shared`` values, edges and first events; returns the ids by plan key."""
     reserved = _reserve_ids(connection, jobs, number=len(plan.jobs))
     ids = {job.plan_key: job_id for job, job_id in zip(plan.jobs, reserved, strict=True)}
     rows = [
         {
+            **shared,
             "id": ids[job.plan_key],
-            "submission_id": submission_id,
-            "owner": owner,
             "stage": str(job.stage),
             "label": job.label,
             "model": job.model,
-            "kind": kind,
             "spec": job.spec,
             "plan_key": job.plan_key,
             "state": str(JobState.WAITING),
             "reason": "waits for its inputs" if job.inputs else "waits for the scheduler",
-            "priority": priority,
             "remaining": len(job.inputs),
             "chain": job.chain,
             "num_cores": job.num_cores,
             "num_devices": job.num_devices,
             "exclusive": job.exclusive,
             "needs": job.needs,
-            "wait_limit_s": limits.wait_limit_s,
-            "run_limit_s": limits.run_limit_s,
-            "deadline_at": _deadline(limits, at=at),
-            "created_at": at,
+            "skip_cache": job.stage in anew,
         }
         for job in plan.jobs
     ]
@@ -116,6 +125,7 @@ def _insert_jobs(
         for name, parent in job.inputs.items()
     ]
     insert_all(connection, edges, links)
+    at = shared["created_at"]
     first = {"attempt": 0, "at": at, "transition": "submit", "to_state": str(JobState.WAITING), "reason": "submitted"}
     insert_all(connection, events, [{"job_id": job_id, **first} for job_id in ids.values()])
     return ids
@@ -149,19 +159,27 @@ def _reserve_ids(connection: sa.Connection, table: sa.Table, *, number: int) -> 
 def cancel(connection: sa.Connection, job_id: int, *, reason: str = "cancelled by a user") -> JobState:
     """Cancel a job; returns its state afterwards. A running one is asked to stop, and its node ends it.
 
+    One whose result other jobs wait for works on for those, and is cancelled all the same.
+
     Raises:
         NotFound: no such job.
         Refused: the job has ended already.
     """
     hold_graph(connection)
     state = state_of(connection, job_id)
+    (row,) = connection.execute(sa.select(jobs.c.unsubscribed_at, jobs.c.leader_id).where(jobs.c.id == job_id))
+    if row.unsubscribed_at is not None:
+        state = JobState.CANCELLED
     if state in FINAL:
         raise Refused(f"Job j{job_id} is {state} already: only a job that has not ended can be cancelled.")
-    if state is JobState.RUNNING:
+    at = now(connection)
+    if following.with_takers(connection, [job_id]):
+        following.unsubscribe(connection, [job_id], source=state, reason=reason, at=at)
+    elif state is JobState.RUNNING:
         _ask_to_stop(connection, [job_id], reason=reason)
         return state
-    at = now(connection)
-    _cancel_at_once(connection, [job_id], source=state, reason=reason, at=at)
+    else:
+        _cancel_at_once(connection, [job_id], source=state, reason=reason, at=at)
     settling.block_descendants(connection, job_id, because="was cancelled", at=at)
     return JobState.CANCELLED
 
@@ -180,21 +198,29 @@ def cancel_submission(connection: sa.Connection, submission_id: int) -> dict[str
     by_state: dict[JobState, list[int]] = collections.defaultdict(list)
     rows = connection.execute(
         sa.select(jobs.c.id, jobs.c.state)
-        .where(mine, jobs.c.finished_at.is_(None))
+        .where(mine, jobs.c.finished_at.is_(None), jobs.c.unsubscribed_at.is_(None))
         .order_by(jobs.c.id)
         .with_for_update()
     )
     for row in rows:
         by_state[JobState(row.state)].append(row.id)
-    running = by_state.pop(JobState.RUNNING, [])
     at = now(connection)
     reason = "cancelled by a user"
-    # Those that wait come first: a follower that ends with its leader need not be released.
-    for state in sorted(by_state, key=lambda state: state is not JobState.WAITING):
-        _cancel_at_once(connection, by_state[state], source=state, reason=reason, at=at)
-    _ask_to_stop(connection, running, reason=reason)
-    cancelled = sum(map(len, by_state.values()))
-    return {"cancelled": cancelled, "stopping": len(running), "ended": total - cancelled - len(running)}
+    # Those that wait come first: what they follow may be this submission's own.
+    waiting = by_state.pop(JobState.WAITING, [])
+    _cancel_at_once(connection, waiting, source=JobState.WAITING, reason=reason, at=at)
+    num_running = 0
+    for state, found in by_state.items():
+        wanted = following.with_takers(connection, found)
+        following.unsubscribe(connection, sorted(wanted), source=state, reason=reason, at=at)
+        alone = [job_id for job_id in found if job_id not in wanted]
+        if state is JobState.RUNNING:
+            _ask_to_stop(connection, alone, reason=reason)
+            num_running = len(alone)
+        else:
+            _cancel_at_once(connection, alone, source=state, reason=reason, at=at)
+    num_found = len(waiting) + sum(map(len, by_state.values()))
+    return {"cancelled": num_found - num_running, "stopping": num_running, "ended": total - num_found}
 
 
 def _cancel_at_once(
@@ -204,8 +230,8 @@ def _cancel_at_once(
     target, values = JobState.CANCELLED, {"leader_id": None}
     followed = holds.leaders(connection, job_ids) if source is JobState.WAITING else []
     move_all(connection, job_ids, "cancel", source=source, target=target, reason=reason, at=at, values=values)
-    holds.settle(connection, followed)
-    settling.release_followers(connection, job_ids, at=at)
+    following.leave(connection, followed, at=at)
+    following.release_all(connection, job_ids, at=at)
 
 
 def _ask_to_stop(connection: sa.Connection, job_ids: Sequence[int], *, reason: str) -> None:
@@ -214,36 +240,65 @@ def _ask_to_stop(connection: sa.Connection, job_ids: Sequence[int], *, reason: s
         connection.execute(sa.update(jobs).where(jobs.c.id.in_(some)).values(cancel_requested=True, reason=reason))
 
 
-def retry(connection: sa.Connection, job_id: int) -> None:
+def retry(connection: sa.Connection, job_id: int, *, skip_cache: bool = False) -> None:
     """Let a failed, cancelled or blocked job try again, with the inputs that failed it and what it blocked.
 
-    A failure that was remembered for its action is forgotten.
+    A failure that was remembered for its action is forgotten. What works on for others is this submission's again.
+
+    Args:
+        connection: open transaction.
+        job_id: the job.
+        skip_cache: do the work of all these jobs anew, whatever is known by then.
 
     Raises:
         NotFound: no such job.
-        Refused: the job has not ended, or has its artifact.
+        Refused: the job has not ended, has its artifact, or is just being stopped.
     """
     hold_graph(connection)
     state = state_of(connection, job_id)
-    if state not in _RETRIABLE:
+    (row,) = connection.execute(sa.select(jobs.c.unsubscribed_at).where(jobs.c.id == job_id))
+    if state not in _RETRIABLE and row.unsubscribed_at is None:
         raise Refused(f"Job j{job_id} is {state}: only a failed, cancelled or blocked job can be tried again.")
     chosen = settling.reach(connection, [job_id], upwards=True, states=_RETRIABLE)
     blocked = settling.reach(connection, chosen, upwards=False, states=[JobState.BLOCKED]) - chosen
     again = chosen | _unblocked(connection, blocked, chosen=chosen)
+    at = now(connection)
     results.forget_failures(connection, sorted(again))
-    _reset(connection, sorted(again), at=now(connection))
+    _reset(connection, sorted(again - _want_again(connection, again, at=at)), skip_cache=skip_cache, at=at)
+
+
+def _want_again(connection: sa.Connection, job_ids: set[int], *, at: float) -> set[int]:
+    """Those of some jobs that work on for others: they do so for their own submission, too, from now on.
+
+    Raises:
+        Refused: one of them is just being stopped.
+    """
+    by_state: dict[JobState, list[int]] = collections.defaultdict(list)
+    for some in chunks(sorted(job_ids)):
+        rows = connection.execute(
+            sa.select(jobs.c.id, jobs.c.state, jobs.c.cancel_requested)
+            .where(jobs.c.id.in_(some), jobs.c.unsubscribed_at.is_not(None), jobs.c.finished_at.is_(None))
+            .order_by(jobs.c.id)
+        )
+        for row in rows:
+            if row.cancel_requested:
+                raise Refused(f"Job j{row.id} is just being stopped. Try it again in a moment.")
+            by_state[JobState(row.state)].append(row.id)
+    for state, found in by_state.items():
+        following.subscribe_again(connection, found, source=state, at=at)
+    return {job_id for found in by_state.values() for job_id in found}
 
 
 def _unblocked(connection: sa.Connection, blocked: set[int], *, chosen: set[int]) -> set[int]:
     """Those of the blocked jobs whose inputs are all done or tried again; the others have one that still fails them."""
     parent = jobs.alias()
-    unfinished = [str(state) for state in _RETRIABLE]
+    unfinished = parent.c.state.in_([str(state) for state in _RETRIABLE]) | parent.c.unsubscribed_at.is_not(None)
     rows: list[Any] = []
     for some in chunks(sorted(blocked)):
         rows += connection.execute(
             sa.select(edges.c.child_id, edges.c.parent_id)
             .join(parent, parent.c.id == edges.c.parent_id)
-            .where(edges.c.child_id.in_(some), parent.c.state.in_(unfinished))
+            .where(edges.c.child_id.in_(some), unfinished)
         )
     tried = blocked | chosen
     while stuck := {row.child_id for row in rows if row.child_id in tried and row.parent_id not in tried}:
@@ -251,7 +306,7 @@ def _unblocked(connection: sa.Connection, blocked: set[int], *, chosen: set[int]
     return tried - chosen
 
 
-def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> None:
+def _reset(connection: sa.Connection, job_ids: Sequence[int], *, skip_cache: bool, at: float) -> None:
     """Let jobs wait again as if they had just been submitted."""
     parent = jobs.alias()
     undone = (
@@ -261,17 +316,18 @@ def _reset(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> N
         .correlate(jobs)
         .scalar_subquery()
     )
-    asked = sa.select(submissions.c.priority).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
-    kind = sa.select(submissions.c.kind).where(submissions.c.id == jobs.c.submission_id).correlate(jobs)
+    mine = submissions.c.id == jobs.c.submission_id
     values = {
-        "priority": asked.scalar_subquery(),
-        "kind": kind.scalar_subquery(),
+        "priority": sa.select(submissions.c.priority).where(mine).correlate(jobs).scalar_subquery(),
+        "kind": sa.select(submissions.c.kind).where(mine).correlate(jobs).scalar_subquery(),
         "held": holds.OF_SUBMISSION,
         "failures": 0,
         "remaining": undone,
         "action_key": None,
         "key_parts": None,
         "cancel_requested": False,
+        "unsubscribed_at": None,
+        **({"skip_cache": True} if skip_cache else {}),
         **dict.fromkeys(results.FAILURE),
         "not_before": 0.0,
         "node_id": None,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
-from farm import plan
-from farm.models import actions, jobs
+from farm import plan, results
+from farm.db import now
+from farm.models import jobs
 from qeff_engine import spec
 from qeff_engine.actions import action_key
 
@@ -46,8 +47,15 @@ class Prediction:
         return counts
 
 
-def predict(connection: sa.Connection, planned: plan.Plan, *, toolchain: Mapping[str, str]) -> Prediction:
-    """The fates of a plan's jobs as things stand now."""
+def predict(
+    connection: sa.Connection,
+    planned: plan.Plan,
+    *,
+    toolchain: Mapping[str, str],
+    anew: Collection[str] = (),
+) -> Prediction:
+    """The fates of a plan's jobs as things stand now; the stages ``anew`` are done whatever is known."""
+    at = now(connection)
     live_plans = _live_plan_keys(connection, [job.plan_key for job in planned.jobs])
     digests: dict[str, str] = {}  # artifact by plan key, of what is done
     fates: dict[str, Fate] = {}
@@ -58,7 +66,10 @@ def predict(connection: sa.Connection, planned: plan.Plan, *, toolchain: Mapping
                 inputs = {name: digests[parent] for name, parent in job.inputs.items()}
                 key, _ = action_key(stage, fields=job.fields, input_digests=inputs, toolchain=toolchain)
                 keys[job.plan_key] = key
-        done = _done(connection, keys.values())
+        if stage in anew:
+            fates.update((job.plan_key, Fate.NEW) for job in planned.jobs if job.stage == stage)
+            continue
+        done = results.artifacts_of(connection, list(keys.values()), at=at)
         live = _live_action_keys(connection, [key for key in keys.values() if key not in done])
         for job in (job for job in planned.jobs if job.stage == stage):
             known = keys.get(job.plan_key)
@@ -71,15 +82,6 @@ def predict(connection: sa.Connection, planned: plan.Plan, *, toolchain: Mapping
                 shared = known in live or job.plan_key in live_plans
                 fates[job.plan_key] = Fate.SHARED if shared else Fate.NEW
     return Prediction(fates={job.plan_key: fates[job.plan_key] for job in planned.jobs})
-
-
-def _done(connection: sa.Connection, keys: Iterable[str]) -> dict[str, str | None]:
-    """Artifact by action key of what is done; None where it is known to fail."""
-    found: dict[str, str | None] = {}
-    for chunk in _chunks(list(keys)):
-        query = sa.select(actions.c.action_key, actions.c.artifact).where(actions.c.action_key.in_(chunk))
-        found.update((row.action_key, row.artifact) for row in connection.execute(query))
-    return found
 
 
 def _live_action_keys(connection: sa.Connection, keys: Sequence[str]) -> set[str]:

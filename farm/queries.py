@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from farm import following
 from farm.errors import NotFound
-from farm.models import actions, attempts, devices, edges, events, hosts, jobs, nodes, point_jobs, points, submissions
-from farm.states import DONE, FINAL, JobState
+from farm.models import attempts, devices, edges, events, hosts, jobs, nodes, submissions
+from farm.states import FINAL, JobState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Submission:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job as its row says.
+    """A job as its submission sees it: as its row says, but cancelled when it works on for others only.
 
     Attributes:
         held: it is not placed, since its submission is paused.
@@ -57,6 +58,10 @@ class Job:
         ram_bytes: of its host, as predicted; 0 when nobody knows.
         expected_s, reserved_s: predicted running time, and what reservations are made with; None before it is ready.
         forecast_at: when a ready job was last expected to start.
+        works_for_others: its user has cancelled it, and it goes on for the jobs that follow it.
+        skip_cache: its work is done anew, whatever is known.
+        done_by: whose work its artifact is.
+        failure_line: the line of the log that matters.
     """
 
     id: int
@@ -89,55 +94,16 @@ class Job:
     artifact: str | None
     failure_class: str | None
     failure_message: str | None
+    failure_line: str | None
+    failure_advice: str | None
     created_at: float
     ready_at: float | None
     queued_at: float | None
     finished_at: float | None
     held: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Device:
-    """The device that a measurement was made on."""
-
-    host: str
-    qid: int
-    sku: str
-    simulated: bool
-
-    @property
-    def name(self) -> str:
-        """For people, such as ``ultra/0``."""
-        return f"{self.sku}/{self.qid}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A job with what its work yielded, whoever did it.
-
-    Attributes:
-        producer_id: job that did the work: itself, or the one whose result was reused; None when not done.
-        figures: what the stage measured; empty when not done.
-        device: where it ran; None for stages of a host.
-    """
-
-    job: Job
-    producer_id: int | None
-    figures: dict[str, Any]
-    device: Device | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """A point of a sweep and the jobs that serve it, in stage order."""
-
-    number: int
-    axes: dict[str, Any]
-    outcomes: tuple[Outcome, ...]
-
-    def outcome(self, stage: str) -> Outcome | None:
-        """The job of a stage; None when the point has none."""
-        return next((outcome for outcome in self.outcomes if outcome.job.stage == stage), None)
+    works_for_others: bool = False
+    skip_cache: bool = False
+    done_by: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +148,14 @@ class Event:
     reason: str
 
 
-_JOB_COLUMNS = tuple(jobs.c[field.name] for field in dataclasses.fields(Job))
+_SEEN = {
+    "state": following.SEEN_STATE.label("state"),
+    "finished_at": following.SEEN_FINISHED_AT.label("finished_at"),
+    "works_for_others": following.WORKS_FOR_OTHERS.label("works_for_others"),
+}
+JOB_COLUMNS = tuple(
+    _SEEN[field.name] if field.name in _SEEN else jobs.c[field.name] for field in dataclasses.fields(Job)
+)
 _SUBMISSION_COLUMNS = (
     *("id", "name", "owner", "kind", "priority", "labels", "request", "created_at"),
     *("paused_at", "paused_by", "deadline_at"),
@@ -229,9 +202,9 @@ def _submissions(connection: sa.Connection, query: sa.Select[Any]) -> list[Submi
     counts: dict[int, dict[JobState, int]] = collections.defaultdict(dict)
     ends: dict[int, float] = {}
     tally = (
-        sa.select(jobs.c.submission_id, jobs.c.state, sa.func.count(), sa.func.max(jobs.c.finished_at))
+        sa.select(jobs.c.submission_id, following.SEEN_STATE, sa.func.count(), sa.func.max(following.SEEN_FINISHED_AT))
         .where(jobs.c.submission_id.in_([row["id"] for row in rows]))
-        .group_by(jobs.c.submission_id, jobs.c.state)
+        .group_by(jobs.c.submission_id, following.SEEN_STATE)
     )
     for submission_id, state, count, end in connection.execute(tally):
         counts[submission_id][JobState(state)] = count
@@ -257,16 +230,16 @@ def job_list(
     before: int | None = None,
 ) -> list[Job]:
     """Jobs, newest first; all of them when ``limit`` is None."""
-    query = sa.select(*_JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
+    query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
     if submission_id is not None:
         query = query.where(jobs.c.submission_id == submission_id)
     if states:
-        query = query.where(jobs.c.state.in_(states))
+        query = query.where(following.SEEN_STATE.in_(states))
     if stage is not None:
         query = query.where(jobs.c.stage == stage)
     if before is not None:
         query = query.where(jobs.c.id < before)
-    return [_job(row) for row in connection.execute(query).mappings()]
+    return [job_of(row) for row in connection.execute(query).mappings()]
 
 
 def job(connection: sa.Connection, job_id: int) -> Job:
@@ -275,15 +248,16 @@ def job(connection: sa.Connection, job_id: int) -> Job:
     Raises:
         NotFound: there is none of this id.
     """
-    row = connection.execute(sa.select(*_JOB_COLUMNS).where(jobs.c.id == job_id)).mappings().one_or_none()
+    row = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no job j{job_id}. `farm list --jobs` shows those that exist.")
-    return _job(row)
+    return job_of(row)
 
 
-def _job(row: sa.RowMapping) -> Job:
+def job_of(row: sa.RowMapping) -> Job:
     fields = {field.name: row[field.name] for field in dataclasses.fields(Job)}
-    return Job(**{**fields, "state": JobState(fields["state"]), "held": bool(fields["held"])})
+    flags = {name: bool(fields[name]) for name in ("held", "works_for_others")}
+    return Job(**{**fields, **flags, "state": JobState(fields["state"])})
 
 
 def exists(connection: sa.Connection, *, submission_id: int | None = None, job_id: int | None = None) -> bool:
@@ -295,61 +269,12 @@ def exists(connection: sa.Connection, *, submission_id: int | None = None, job_i
 def inputs(connection: sa.Connection, job_id: int) -> dict[str, Job]:
     """The jobs that a job reads from, by input name."""
     query = (
-        sa.select(edges.c.input, *_JOB_COLUMNS)
+        sa.select(edges.c.input, *JOB_COLUMNS)
         .join(jobs, jobs.c.id == edges.c.parent_id)
         .where(edges.c.child_id == job_id)
         .order_by(edges.c.input)
     )
-    return {row["input"]: _job(row) for row in connection.execute(query).mappings()}
-
-
-def outcomes(connection: sa.Connection, job_ids: Iterable[int] | None = None, *, submission_id: int) -> list[Outcome]:
-    """The jobs of a submission, or some of them, with what their work yielded, by id."""
-    producer = sa.case((jobs.c.state == JobState.SUCCEEDED, jobs.c.id), else_=actions.c.job_id)
-    made = jobs.c.state.in_([str(state) for state in DONE])
-    query = (
-        sa.select(
-            *_JOB_COLUMNS,
-            sa.case((made, producer)).label("producer_id"),
-            attempts.c.figures,
-            devices.c.qid,
-            devices.c.sku,
-            devices.c.simulated,
-            hosts.c.name.label("host"),
-        )
-        .outerjoin(actions, sa.and_(actions.c.action_key == jobs.c.action_key, made))
-        .outerjoin(attempts, sa.and_(attempts.c.job_id == producer, attempts.c.state == "succeeded", made))
-        .outerjoin(nodes, nodes.c.id == attempts.c.node_id)
-        .outerjoin(devices, devices.c.id == nodes.c.device_id)
-        .outerjoin(hosts, hosts.c.id == devices.c.host_id)
-        .where(jobs.c.submission_id == submission_id)
-        .order_by(jobs.c.id)
-    )
-    if job_ids is not None:
-        query = query.where(jobs.c.id.in_(list(job_ids)))
-    return [_outcome(row) for row in connection.execute(query).mappings()]
-
-
-def _outcome(row: sa.RowMapping) -> Outcome:
-    device = None
-    if row["qid"] is not None:
-        device = Device(host=row["host"], qid=row["qid"], sku=row["sku"], simulated=row["simulated"])
-    return Outcome(job=_job(row), producer_id=row["producer_id"], figures=row["figures"] or {}, device=device)
-
-
-def point_list(connection: sa.Connection, submission_id: int) -> list[Point]:
-    """The points of a submission with the outcomes of their jobs, by number."""
-    by_id = {outcome.job.id: outcome for outcome in outcomes(connection, submission_id=submission_id)}
-    query = (
-        sa.select(points.c.number, points.c.axes, point_jobs.c.job_id)
-        .join(point_jobs, point_jobs.c.point_id == points.c.id)
-        .where(points.c.submission_id == submission_id)
-        .order_by(points.c.number, point_jobs.c.job_id)
-    )
-    grouped: dict[int, tuple[dict[str, Any], list[Outcome]]] = {}
-    for number, axes, job_id in connection.execute(query):
-        grouped.setdefault(number, (axes, []))[1].append(by_id[job_id])
-    return [Point(number=number, axes=axes, outcomes=tuple(found)) for number, (axes, found) in grouped.items()]
+    return {row["input"]: job_of(row) for row in connection.execute(query).mappings()}
 
 
 def attempt_list(connection: sa.Connection, job_id: int) -> list[Attempt]:
@@ -363,7 +288,7 @@ def running(connection: sa.Connection, submission_id: int) -> list[Attempt]:
     query = (
         _attempts()
         .join(jobs, jobs.c.id == attempts.c.job_id)
-        .where(jobs.c.submission_id == submission_id, attempts.c.state == "running")
+        .where(jobs.c.submission_id == submission_id, attempts.c.state == "running", jobs.c.unsubscribed_at.is_(None))
         .order_by(attempts.c.job_id)
     )
     return [Attempt(**row) for row in connection.execute(query).mappings()]

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm import attempts as node_side
-from farm import leadership, leases, settling
+from farm import following, leadership, leases, settling
 from farm.db import now
 from farm.failures import Failure
 from farm.models import attempts, core_leases, devices, jobs, literal, nodes
@@ -119,15 +119,14 @@ def _take(
     hold_graph(connection)
     at = now(connection)
     reason = failure.message
-    job = connection.execute(
-        sa.select(jobs.c.failures, jobs.c.cancel_requested).where(jobs.c.id == job_id).with_for_update()
-    ).one()
-    again = node_side.retry_values(connection, job_id, attempt, failure=failure, at=at)
-    values: dict[str, Any] = {"failures": job.failures + 1, **(again or failure.columns())}
-    if job.cancel_requested:
+    asked = sa.select(jobs.c.cancel_requested).where(jobs.c.id == job_id).with_for_update()
+    was_asked = connection.execute(asked).scalar_one()
+    name, target, values = node_side.after_failure(
+        connection, job_id, attempt, failure=failure, names=(name, name), at=at
+    )
+    values.pop("not_before", None)  # it has waited for a lease already
+    if was_asked:
         name, target, values = "cancel", JobState.CANCELLED, {}
-    else:
-        target = JobState.READY if again else JobState.FAILED
     source = JobState.RUNNING
     move(connection, job_id, name, source=source, target=target, reason=reason, at=at, attempt=attempt, values=values)
     node_side.end_attempt(connection, job_id, attempt, state="lost", usage=Usage(), at=at, failure=failure)
@@ -135,7 +134,7 @@ def _take(
     if target is JobState.FAILED:
         settling.failed(connection, job_id, failure=failure, at=at)
     elif target is JobState.CANCELLED:
-        settling.release_followers(connection, [job_id], at=at)
+        following.release_all(connection, [job_id], at=at)
         settling.block_descendants(connection, job_id, because="was cancelled", at=at)
     return target
 

@@ -12,8 +12,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from farm.queries import Outcome, Point
 from farm.states import DONE, JobState
+from farm.sweeps import Outcome, Point
 
 # Figures of the stages that become columns under the same name.
 _COMPILE_FIGURES = ("compile_s", "program_bytes")

@@ -15,8 +15,20 @@ from farm.transitions import chunks
 
 FAILURE = ("failure_class", "failure_message", "failure_line", "failure_advice")  # columns of jobs and actions
 
+BELIEVED_FOR_S = 7 * 24 * 3600.0  # a failure: the key cannot hold everything that decides about one
+
+_BELIEVED = sa.and_(
+    sa.or_(actions.c.expires_at.is_(None), actions.c.expires_at > sa.bindparam("at")),
+    sa.or_(
+        actions.c.artifact.is_(None),
+        sa.exists().where(artifacts.c.digest == actions.c.artifact, artifacts.c.deleted_at.is_(None)),
+    ),
+)
 _KNOWN = sa.select(actions.c.artifact, actions.c.job_id, *(actions.c[name] for name in FAILURE)).where(
-    actions.c.action_key == sa.bindparam("key")
+    actions.c.action_key == sa.bindparam("key"), _BELIEVED
+)
+_AMONG = sa.select(actions.c.action_key).where(
+    actions.c.action_key.in_(sa.bindparam("keys", expanding=True)), _BELIEVED
 )
 _ACTIONS_OF = (
     sa.select(jobs.c.id, jobs.c.action_key, jobs.c.stage, jobs.c.key_parts)
@@ -31,16 +43,26 @@ _USE = (
 _NOTED_FOR_S = 3600.0
 
 
-def known(connection: sa.Connection, action_key: str) -> Any | None:
-    """What an action gave: a row with ``artifact``, ``job_id`` and :data:`FAILURE`; None if nothing is known."""
-    return connection.execute(_KNOWN, {"key": action_key}).one_or_none()
+def known(connection: sa.Connection, action_key: str, *, at: float) -> Any | None:
+    """What an action gave: a row with ``artifact``, ``job_id`` and :data:`FAILURE`; None if nothing is known,
+    or is not believed any more."""
+    return connection.execute(_KNOWN, {"key": action_key, "at": at}).one_or_none()
 
 
-def among(connection: sa.Connection, action_keys: Sequence[str]) -> set[str]:
+def artifacts_of(connection: sa.Connection, action_keys: Sequence[str], *, at: float) -> dict[str, str | None]:
+    """What actions gave, by key: the artifact; None for those that are known to fail. The rest is absent."""
+    found: dict[str, str | None] = {}
+    query = _AMONG.add_columns(actions.c.artifact)
+    for some in chunks(action_keys):
+        found.update((row.action_key, row.artifact) for row in connection.execute(query, {"keys": some, "at": at}))
+    return found
+
+
+def among(connection: sa.Connection, action_keys: Sequence[str], *, at: float) -> set[str]:
     """Those of some keys whose action gave something, be it a failure."""
     found: set[str] = set()
     for some in chunks(action_keys):
-        found.update(connection.scalars(sa.select(actions.c.action_key).where(actions.c.action_key.in_(some))))
+        found.update(connection.scalars(_AMONG, {"keys": some, "at": at}))
     return found
 
 
@@ -73,18 +95,29 @@ def is_use_worth_noting(used_at: float | None, condemned_at: float | None, *, at
 
 
 def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, at: float) -> None:
-    """Keep what the actions of jobs gave for the next who wants it."""
+    """Keep what the actions of jobs gave, in place of what they gave before: it is what the next who wants it gets."""
     outcomes = {
-        one.job_id: {"artifact": one.artifact.digest, "figures": dict(one.figures), "created_at": at}
+        one.job_id: {"artifact": one.artifact.digest, "figures": dict(one.figures), **dict.fromkeys(FAILURE)}
         for one in ended
         if one.as_keyed
     }
-    _remember(connection, outcomes)
+    _remember(connection, outcomes, at=at, expires_at=None)
 
 
 def remember_failure(connection: sa.Connection, job_id: int, *, failure: Failure, at: float) -> None:
-    """Keep that a job's action fails."""
-    _remember(connection, {job_id: {**failure.columns(), "figures": {}, "created_at": at}})
+    """Keep for a while that a job's action fails, unless it is known to have succeeded."""
+    outcome: dict[str, Any] = {"artifact": None, "figures": {}, **failure.columns()}
+    _remember(connection, {job_id: outcome}, at=at, expires_at=at + BELIEVED_FOR_S)
+
+
+def forget_artifact(connection: sa.Connection, digest: str, *, at: float) -> None:
+    """Believe no more that an artifact is what actions give: it is damaged or gone, and has to be made anew.
+
+    What the actions were is kept, to explain later why they were done again.
+    """
+    gave = sa.update(actions).where(actions.c.artifact == digest)
+    believed = sa.or_(actions.c.expires_at.is_(None), actions.c.expires_at > at)
+    connection.execute(gave.where(believed).values(expires_at=at))
 
 
 def forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
@@ -96,8 +129,11 @@ def forget_failures(connection: sa.Connection, job_ids: Sequence[int]) -> None:
         )
 
 
-def _remember(connection: sa.Connection, outcomes: Mapping[int, Mapping[str, Any]]) -> None:
+def _remember(
+    connection: sa.Connection, outcomes: Mapping[int, Mapping[str, Any]], *, at: float, expires_at: float | None
+) -> None:
     """Keep the outcomes of jobs' actions, by job."""
+    failed = expires_at is not None
     for some in chunks(sorted(outcomes)):
         rows = [
             {
@@ -105,21 +141,27 @@ def _remember(connection: sa.Connection, outcomes: Mapping[int, Mapping[str, Any
                 "stage": job.stage,
                 "parts": job.key_parts or {},
                 "job_id": job.id,
+                "created_at": at,
+                "expires_at": expires_at,
                 **outcomes[job.id],
             }
             for job in connection.execute(_ACTIONS_OF, {"jobs": some})
         ]
         if rows:
-            connection.execute(_insert_or_ignore(connection.dialect.name, actions), rows)
+            connection.execute(_insert_or_replace(connection.dialect.name, failed=failed), rows)
 
 
 @functools.cache
-def _insert_or_ignore(dialect: str, table: sa.Table) -> Any:
-    """The database's own INSERT, which knows ON CONFLICT."""
+def _insert_or_replace(dialect: str, *, failed: bool) -> Any:
+    """An INSERT of actions that replaces what was known; a failure does not replace a success that is believed."""
     from sqlalchemy.dialects import postgresql, sqlite
 
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return insert(table).on_conflict_do_nothing()
+    insert = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(actions)
+    changed = {column.name: insert.excluded[column.name] for column in actions.c if column.name != "action_key"}
+    unbelieved = actions.c.failure_class.is_not(None) | (actions.c.expires_at <= insert.excluded.created_at)
+    return insert.on_conflict_do_update(
+        index_elements=["action_key"], set_=changed, where=unbelieved if failed else None
+    )
 
 
 @functools.cache

@@ -4,20 +4,16 @@ by a caller that holds the graph (:func:`farm.transitions.hold_graph`)."""
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
+from farm import following
 from farm.failures import Failure
 from farm.models import edges, jobs
 from farm.states import JobState
 from farm.transitions import chunks, move_all
 
-_FOLLOWERS = (
-    sa.select(jobs.c.leader_id, jobs.c.id)
-    .where(jobs.c.leader_id.in_(sa.bindparam("leaders", expanding=True)))
-    .order_by(jobs.c.id)
-)
 _CHILDREN = sa.select(edges.c.child_id).where(edges.c.parent_id.in_(sa.bindparam("parents", expanding=True)))
 
 
@@ -26,32 +22,42 @@ def done(connection: sa.Connection, job_id: int, *, artifact: str, at: float) ->
     done_all(connection, {job_id: artifact}, at=at)
 
 
-def done_all(connection: sa.Connection, found: Mapping[int, str], *, at: float) -> None:
-    """Jobs have their artifacts (digest by job): their followers have them too, and the children of all of them wait
-    for one input less."""
-    ended = list(found)
-    for leader_id, followers in _followers(connection, list(found)).items():
+def done_all(
+    connection: sa.Connection, found: Mapping[int, str], *, at: float, cancelled: Collection[int] = ()
+) -> None:
+    """The work of jobs is done (digest of the artifact by job): followers have it too, and children wait for one input
+    less.
+
+    Args:
+        connection: open transaction.
+        found: the artifacts.
+        at: the database's time.
+        cancelled: those of the jobs that did it for their followers alone.
+    """
+    ended = [job_id for job_id in found if job_id not in cancelled]
+    for leader_id, group in following.followers(connection, list(found)).items():
         move_all(
             connection,
-            followers,
+            group.takers,
             "hit",
             source=JobState.WAITING,
             target=JobState.CACHED,
             reason=f"the same work was done by j{leader_id}",
             at=at,
-            values={"artifact": found[leader_id], "leader_id": None},
+            values={"artifact": found[leader_id], "done_by": leader_id, "leader_id": None},
         )
-        ended += followers
+        ended += group.takers
+        following.release(connection, leader_id, group.others, at=at)
     _count_down(connection, ended)
 
 
 def failed(connection: sa.Connection, job_id: int, *, failure: Failure, at: float) -> None:
     """A job failed for good: its followers fail with it when it would fail again, else one of them tries."""
+    group = following.followers(connection, [job_id]).get(job_id, following.Followers())
     if failure.policy.deterministic:
-        followers = _followers(connection, [job_id]).get(job_id, [])
         move_all(
             connection,
-            followers,
+            group.takers,
             "fail",
             source=JobState.WAITING,
             target=JobState.FAILED,
@@ -59,26 +65,12 @@ def failed(connection: sa.Connection, job_id: int, *, failure: Failure, at: floa
             at=at,
             values={"leader_id": None, **failure.columns()},
         )
-        for follower in followers:
+        for follower in group.takers:
             block_descendants(connection, follower, because="failed", at=at)
+        following.release(connection, job_id, group.others, at=at)
     else:
-        release_followers(connection, [job_id], at=at)
+        following.release_all(connection, [job_id], at=at)
     block_descendants(connection, job_id, because="failed", at=at)
-
-
-def release_followers(connection: sa.Connection, job_ids: Sequence[int], *, at: float) -> None:
-    """The followers of jobs stand for themselves again: the scheduler admits one, and the rest follow that."""
-    for leader_id, followers in _followers(connection, job_ids).items():
-        move_all(
-            connection,
-            followers,
-            "unfollow",
-            source=JobState.WAITING,
-            target=JobState.WAITING,
-            reason=f"j{leader_id} ended without a result",
-            at=at,
-            values={"leader_id": None},
-        )
 
 
 def block_descendants(connection: sa.Connection, job_id: int, *, because: str, at: float) -> None:
@@ -97,30 +89,25 @@ def block_descendants(connection: sa.Connection, job_id: int, *, because: str, a
 
 
 def reach(connection: sa.Connection, start: Iterable[int], *, upwards: bool, states: Iterable[JobState]) -> set[int]:
-    """The jobs reached along edges through jobs in the given states, with the start."""
+    """The jobs reached along edges through jobs in the given states, with the start.
+
+    One that works on for its followers alone counts as cancelled.
+    """
     here, there = (edges.c.child_id, edges.c.parent_id) if upwards else (edges.c.parent_id, edges.c.child_id)
-    wanted = [str(state) for state in states]
+    among = set(states)
+    wanted: sa.ColumnElement[bool] = jobs.c.state.in_([str(state) for state in among])
+    if JobState.CANCELLED in among:
+        wanted = wanted | following.WORKS_FOR_OTHERS
     found = set(start)
     border = found
     while border:
         beyond: set[int] = set()
         for some in chunks(sorted(border)):
             beyond.update(
-                connection.scalars(
-                    sa.select(jobs.c.id).join(edges, there == jobs.c.id).where(here.in_(some), jobs.c.state.in_(wanted))
-                )
+                connection.scalars(sa.select(jobs.c.id).join(edges, there == jobs.c.id).where(here.in_(some), wanted))
             )
         border = beyond - found
         found = found | border
-    return found
-
-
-def _followers(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, list[int]]:
-    """By leader: its followers."""
-    found: dict[int, list[int]] = collections.defaultdict(list)
-    for some in chunks(sorted(job_ids)):
-        for row in connection.execute(_FOLLOWERS, {"leaders": some}):
-            found[row.leader_id].append(row.id)
     return found
 
 

@@ -1,7 +1,8 @@
 """The states of a job and the only ways between them. Pure.
 
 A job follows another while a live job with the same action key does the same work: it stays ``waiting`` with
-``leader_id`` set, and ends when its leader ends.
+``leader_id`` set, and ends when its leader ends. A leader that its user cancels meanwhile keeps its state until its
+work has ended, see :mod:`farm.following`; then it is ``cancelled``, even if the work succeeded.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
     {
         (W, "follow", W),  # a live job does the same work
         (W, "unfollow", W),  # that job ended without a result
+        (R, "unsubscribe", R),  # cancelled by its user while others wait for its result: it works on for them
+        (Q, "unsubscribe", Q),  # likewise
+        (X, "unsubscribe", X),  # likewise
+        (R, "subscribe", R),  # its user wants it after all
+        (Q, "subscribe", Q),  # likewise
+        (X, "subscribe", X),  # likewise
         (W, "admit", R),  # its inputs are done, and nobody does the same work
         (W, "hit", C),  # the action is done already, or the leader succeeded
         (W, "fail", F),  # the action is known to fail, or the leader failed for good

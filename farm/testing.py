@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from farm import admission, attempts, db, devices, jobs, schema, wire
 from farm.plan import Plan, PlannedJob, PlannedPoint
@@ -115,10 +116,19 @@ def small_plan(*, cores: tuple[int, ...] = (8, 14), tag: str = "") -> Plan:
     return Plan(jobs=tuple(jobs_by_key.values()), points=tuple(points))
 
 
-def add_submission(database: db.Database, plan: Plan | None = None, *, priority: int = 0, owner: str = "ada") -> int:
+def add_submission(
+    database: db.Database,
+    plan: Plan | None = None,
+    *,
+    priority: int = 0,
+    owner: str = "ada",
+    kind: str = "sweep",
+    anew: Collection[str] = (),
+) -> int:
     """Submit a plan, :func:`small_plan` by default; returns the submission's id."""
+    how: dict[str, Any] = {"owner": owner, "priority": priority, "kind": kind, "anew": anew}
     with database.write() as connection:
-        return jobs.submit(connection, plan or small_plan(), name="test", owner=owner, request={}, priority=priority)
+        return jobs.submit(connection, plan or small_plan(), name="test", request={}, **how)
 
 
 def admit_all(database: db.Database, *, keys: Mapping[int, str] | None = None) -> list[int]:
@@ -146,6 +156,11 @@ def claim(
         attempt = admission.enqueue(
             connection, job_id, node_id=node_id, queue=queue, reason="test", term=None, device_ids=device_ids
         )
+    return claim_queued(database, job_id, attempt, node_id=node_id, lease_s=lease_s)
+
+
+def claim_queued(database: db.Database, job_id: int, attempt: int = 1, *, node_id: int, lease_s: float = 60.0) -> Claim:
+    """Claim what a node was sent."""
     with database.write() as connection:
         return attempts.claim(connection, job_id, attempt, node_id=node_id, lease_s=lease_s)
 

@@ -27,10 +27,10 @@ _RIGHT = ("cores", "TTFT", "decode tok/s", "total tok/s", "texts/s", "compile", 
 
 def read(context: Context, submission_id: int) -> reports.Report:
     """The report of a submission as it is now."""
-    from farm import queries, reports
+    from farm import reports, sweeps
 
     with context.reading() as connection:
-        return reports.build(queries.point_list(connection, submission_id))
+        return reports.build(sweeps.point_list(connection, submission_id))
 
 
 def show(context: Context, report: reports.Report) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.3
 _SILENCE_S = 15.0  # without a word, after which lines say what runs
 # Transitions whose reason says more than the state itself.
-_TELLING = ("hit", "fail", "retry_later", "lose", "interrupt", "give_back", "block", "cancel")
+_TELLING = ("hit", "fail", "retry_later", "lose", "interrupt", "give_back", "block", "cancel", "unsubscribe")
 NOT_WORKING = "no scheduler works in this farm at the moment. Rows are kept; work starts, or goes on, with `farm up`."
 
 
@@ -81,7 +81,7 @@ def _follow(context: Context, submission_id: int, view: _View) -> str:
             running = queries.running(connection, submission_id)
             was_working, working = working, inventory.scheduler_works(connection, now=now)
             reasons = {event.id: _reason(connection, event) for event in events}
-        for event in events:
+        for event in map(_as_seen, events):
             last_event = event.id
             if event.from_state not in (None, event.to_state):
                 elapsed_s = event.at - submission.created_at
@@ -94,6 +94,13 @@ def _follow(context: Context, submission_id: int, view: _View) -> str:
         if was_working and not working:
             context.out.warn(NOT_WORKING)
         _pause()
+
+
+def _as_seen(event: queries.Event) -> queries.Event:
+    """An event as it looks to the job's submission: a job that works on for others only is cancelled."""
+    if event.transition == "unsubscribe":
+        return dataclasses.replace(event, to_state=str(JobState.CANCELLED))
+    return event
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from farm.needs import in_words
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from farm import queries
+    from farm import queries, sweeps
 
 DESCRIPTION = "Show a submission with its points, or a job with its inputs, attempts and history."
 
@@ -40,19 +40,19 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 
 def _submission(connection: sa.Connection, number: int) -> dict[str, Any]:
-    from farm import queries
+    from farm import queries, sweeps
 
     return {
         "submission": queries.submission(connection, number),
-        "points": queries.point_list(connection, number),
+        "points": sweeps.point_list(connection, number),
     }
 
 
 def _job(connection: sa.Connection, number: int) -> dict[str, Any]:
-    from farm import queries
+    from farm import queries, sweeps
 
     job = queries.job(connection, number)
-    outcome = queries.outcomes(connection, [number], submission_id=job.submission_id)[0]
+    outcome = sweeps.outcomes(connection, [number], submission_id=job.submission_id)[0]
     return {
         "job": job,
         "figures": outcome.figures,
@@ -82,7 +82,7 @@ def _pairs(context: Context, pairs: dict[str, str]) -> None:
 
 def _print_submission(context: Context, found: dict[str, Any]) -> None:
     submission: queries.Submission = found["submission"]
-    points: list[queries.Point] = found["points"]
+    points: list[sweeps.Point] = found["points"]
     _pairs(
         context,
         {
@@ -127,6 +127,8 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
             "stage": job.stage,
             "state": f"{job.state}: {job.reason}" if job.reason else str(job.state),
             "failure": f"{job.failure_class}: {job.failure_message}" if job.failure_class else "",
+            "its line": (job.failure_line or "") if job.failure_line != job.failure_message else "",
+            "what to do": job.failure_advice or "",
             "wants": _wants(job),
             "predicted": _predicted(job),
             "limits": _limits(job),

@@ -75,7 +75,7 @@ jobs = sa.Table(
     sa.Column("deadline_at", TIME),  # the clock of the whole job
     sa.Column("held", sa.Integer, nullable=False, server_default="0"),  # 1: not placed, see farm.holds
     sa.Column("skip_cache", sa.Boolean, nullable=False, server_default=sa.false()),  # do it anew, and remember that
-    sa.Column("unsubscribed", sa.Boolean, nullable=False, server_default=sa.false()),  # cancelled, works on for others
+    sa.Column("unsubscribed_at", TIME),  # when its user cancelled it, though it worked on for its followers
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),  # the fence: only grows
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # what limits are checked against
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -84,6 +84,7 @@ jobs = sa.Table(
     sa.Column("placed_on", sa.JSON),  # ids of the devices that it was sent to, that of its node first
     sa.Column("forecast_at", TIME),  # when a ready job is expected to start
     sa.Column("artifact", sa.Text, sa.ForeignKey("artifacts.digest")),
+    sa.Column("done_by", ID),  # job whose work the artifact is: its own id, or whose result was reused
     sa.Column("failure_class", sa.Text),
     sa.Column("failure_message", sa.Text),
     sa.Column("failure_line", sa.Text),  # the one line of the log that matters
@@ -157,13 +158,14 @@ attempts = sa.Table(
     sa.Column("figures", sa.JSON),
     sa.Column("log_path", sa.Text),  # relative to the log directory
     sa.Column("learnt", sa.Integer, nullable=False, server_default="0"),  # 1: history and its owner's use have it
+    sa.Column("replaced_at", TIME),  # since when another attempt's result counts in place of this success
     sa.CheckConstraint(one_of("state", ATTEMPT_STATES), name="state"),
     sa.CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
     partial_index("uq_attempts_running", "job_id", unique=True, where="state = 'running'"),
     sa.CheckConstraint("learnt IN (0, 1)", name="learnt"),
     partial_index("ix_attempts_lease", "lease_until", where="state = 'running'"),
     partial_index("ix_attempts_unlearnt", "finished_at", where="learnt = 0 AND finished_at IS NOT NULL"),
-    partial_index("uq_attempts_succeeded", "job_id", unique=True, where="state = 'succeeded'"),
+    partial_index("uq_attempts_succeeded", "job_id", unique=True, where="state = 'succeeded' AND replaced_at IS NULL"),
 )
 
 events = sa.Table(

@@ -63,9 +63,10 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("run_limit_s", sa.Double),
             sa.Column("deadline_at", sa.Double),
             sa.Column("skip_cache", sa.Boolean, nullable=False, server_default=_FALSE),
-            sa.Column("unsubscribed", sa.Boolean, nullable=False, server_default=_FALSE),
+            sa.Column("unsubscribed_at", sa.Double),
             sa.Column("placed_on", sa.JSON),
             sa.Column("forecast_at", sa.Double),
+            sa.Column("done_by", sa.BigInteger().with_variant(sa.Integer(), "sqlite")),
             sa.Column("failure_line", sa.Text),
             sa.Column("failure_advice", sa.Text),
         ),
@@ -76,6 +77,7 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
             sa.Column("ram_bytes", sa.BigInteger),
             sa.Column("failure_line", sa.Text),
             sa.Column("failure_advice", sa.Text),
+            sa.Column("replaced_at", sa.Double),
         ),
         "actions": (
             sa.Column("failure_line", sa.Text),
@@ -108,6 +110,15 @@ def _columns() -> dict[str, tuple[sa.Column[object], ...]]:
     }
 
 
+def _index_successes(*, also: str) -> None:
+    """Make the index anew that lets a job succeed once."""
+    where = sa.text(f"state = 'succeeded'{also}")
+    op.drop_index("uq_attempts_succeeded", table_name="attempts")
+    op.create_index(
+        "uq_attempts_succeeded", "attempts", ["job_id"], unique=True, sqlite_where=where, postgresql_where=where
+    )
+
+
 def upgrade() -> None:
     """Add columns and two tables; held jobs are in no line for a place."""
     for table, columns in _columns().items():
@@ -117,6 +128,12 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
     for name, table, column, where in _INDEXES:
         op.create_index(name, table, [column], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    _index_successes(also=" AND replaced_at IS NULL")
+    op.execute("UPDATE jobs SET done_by = id WHERE state = 'succeeded'")
+    op.execute(
+        "UPDATE jobs SET done_by = (SELECT job_id FROM actions WHERE actions.action_key = jobs.action_key) "
+        "WHERE state = 'cached'"
+    )
     op.execute("UPDATE jobs SET owner = (SELECT owner FROM submissions WHERE submissions.id = jobs.submission_id)")
     _order_ready(*_BY_LINES)
     op.create_table(
@@ -143,6 +160,8 @@ def downgrade() -> None:
     for name, table, *_ in _INDEXES:
         op.drop_index(name, table)
     _order_ready(*_BY_URGENCY)
+    op.execute("UPDATE attempts SET state = 'interrupted' WHERE replaced_at IS NOT NULL")  # of a job, one counts
+    _index_successes(also="")
     for table, name, _ in reversed(_CHECKED):
         op.drop_column(table, name)
     for table, columns in reversed(_columns().items()):

@@ -6,6 +6,7 @@ A new way to change the farm is a method of :class:`tests.proof.world.World` and
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import sqlalchemy as sa
@@ -13,8 +14,9 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from farm import jobs, steering
-from farm.models import HEALTH_STATES, submissions
+from farm.models import HEALTH_STATES, KINDS, submissions
 from farm.records import Limits
+from qeff_engine import spec
 from qeff_engine.errors import FailureClass
 from tests.proof.site import Site
 from tests.proof.world import LEADER_LEASE_S, LEASE_S, Stage, World
@@ -26,6 +28,11 @@ LIMITS = (
     Limits(deadline_s=1.5 * LEASE_S),
     Limits(run_limit_s=1.0, wait_limit_s=LEASE_S / 2),
 )
+
+
+def retry_anew(connection: sa.Connection, job_id: int) -> None:
+    """Try a job again without believing what is known."""
+    jobs.retry(connection, job_id, skip_cache=True)
 
 
 def pause(connection: sa.Connection, submission_id: int) -> None:
@@ -84,13 +91,13 @@ class History(stateful.RuleBasedStateMachine):
         owner=st.sampled_from(["ada", "bob"]),
         token=st.sampled_from([None, "once"]),
         limits=st.sampled_from(LIMITS),
+        kind=st.sampled_from(KINDS),
+        anew=st.sampled_from([(), (), ("run",), tuple(spec.Stage)]),
     )
-    def submit(
-        self, tag: str, cores: tuple[int, ...], priority: int, owner: str, token: str | None, limits: Limits
-    ) -> None:
-        self.world.submit(tag=tag, cores=cores, priority=priority, owner=owner, token=token, limits=limits)
+    def submit(self, tag: str, cores: tuple[int, ...], owner: str, **how: Any) -> None:
+        self.world.submit(tag=tag, cores=cores, owner=owner, **how)
 
-    @stateful.rule(pick=picks, wish=st.sampled_from([jobs.cancel, jobs.retry, jobs.retry]))
+    @stateful.rule(pick=picks, wish=st.sampled_from([jobs.cancel, jobs.cancel, jobs.retry, retry_anew]))
     def cancel_or_retry(self, pick: int, wish: Callable[..., object]) -> None:
         ids = self.world.job_ids()
         self.world.wish(wish, ids[pick % len(ids)])

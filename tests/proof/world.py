@@ -23,7 +23,7 @@ from farm.models import attempts as attempt_rows
 from farm.models import core_leases, host_leases, leader, outbox, submissions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
-from farm.records import ArtifactRecord, Claim, Limits, Message, Usage
+from farm.records import ArtifactRecord, Claim, Message, Usage
 from farm.settings import Settings
 from farm.states import FINAL
 from farm.steering import Place, Wish
@@ -203,18 +203,9 @@ class World:
 
     # Users.
 
-    def submit(
-        self,
-        *,
-        tag: str,
-        cores: tuple[int, ...],
-        priority: int,
-        owner: str,
-        token: str | None = None,
-        limits: Limits = jobs.NO_LIMITS,
-    ) -> int:
-        """Ask for a sweep; returns the submission."""
-        named = {"name": tag, "owner": owner, "request": {}, "priority": priority, "token": token, "limits": limits}
+    def submit(self, *, tag: str, cores: tuple[int, ...], owner: str, **how: Any) -> int:
+        """Ask for a sweep, with more arguments of :func:`farm.jobs.submit`; returns the submission."""
+        named = {"name": tag, "owner": owner, "request": {}, **how}
         return int(self.write(jobs.submit, plan(cores=cores, tag=tag), **named))
 
     def wish(self, function: Callable[..., Any], identity: object) -> None:

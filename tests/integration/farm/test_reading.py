@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from farm import db, explain, inventory, jobs, plan, prediction, queries, records, reports
+from farm import db, explain, inventory, jobs, plan, prediction, queries, records, reports, sweeps
 from farm.errors import NoCapacity, NotFound
 from farm.prediction import Fate
 from farm.states import JobState
@@ -103,8 +103,8 @@ def test_points_carry_the_figures_of_whoever_did_the_work(database: db.Database,
     second = submit(database, sweep(cores=(14,)))
     driver.work()
     with database.read() as connection:
-        made = reports.build(queries.point_list(connection, first))
-        reused = reports.build(queries.point_list(connection, second))
+        made = reports.build(sweeps.point_list(connection, first))
+        reused = reports.build(sweeps.point_list(connection, second))
     assert [(row.cores, row.device, row.decode_tok_s, row.reused) for row in made.rows] == [
         (8, "ultra/0", 64.0, False),
         (14, "ultra/0", 112.0, False),
@@ -129,7 +129,7 @@ def test_submissions_are_summed_up_in_one_word(database: db.Database, driver: fa
     driver.work(finish)
     with database.read() as connection:
         after = queries.submission(connection, submission_id)
-        report = reports.build(queries.point_list(connection, submission_id))
+        report = reports.build(sweeps.point_list(connection, submission_id))
     assert (before.state, before.finished_at) == ("waiting", None)
     assert after.state == "failed"
     assert after.finished_at is not None

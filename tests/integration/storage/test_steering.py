@@ -148,7 +148,7 @@ def test_held_jobs_are_cancelled_at_once_and_stay_held_when_tried_again(each_dat
 def test_what_works_on_for_paused_followers_alone_is_held(each_database: Database) -> None:
     _, leader, second, _ = follower_of(each_database)
     with each_database.write() as connection:
-        connection.execute(sa.update(job_rows).where(job_rows.c.id == leader).values(unsubscribed=True))
+        connection.execute(sa.update(job_rows).where(job_rows.c.id == leader).values(unsubscribed_at=1.0))
         holds.settle(connection, [leader])
     assert ready(each_database) == {leader}
     pause(each_database, second)

@@ -151,12 +151,6 @@ def test_the_urgency_of_a_follower_carries_its_leader_past_those_that_came_befor
     leader = job_ids(each_database, first)["resolve"]
     with each_database.read() as connection:
         assert [job.id for job in candidates.ready(connection, limit=1, of_device=False)][:1] == [leader]
-    with each_database.write() as connection:
-        jobs.cancel(connection, leader)
-    with each_database.write() as connection:
-        jobs.retry(connection, leader)
-        priority = connection.scalar(sa.select(job_rows.c.priority).where(job_rows.c.id == leader))
-    assert priority == 0  # its own again: the follower does the work itself now
 
 
 def test_a_message_that_comes_twice_or_late_changes_nothing(each_database: Database) -> None:
@@ -291,21 +285,6 @@ def test_a_retry_leaves_blocked_what_another_input_still_fails(each_database: Da
         "compile 8 cores": "blocked",
         "run 8 cores": "blocked",
     }
-
-
-def test_cancelling_a_leader_lets_a_follower_do_the_work(each_database: Database) -> None:
-    host = testing.add_host(each_database)
-    first = testing.add_submission(each_database)
-    testing.add_submission(each_database)
-    testing.admit_all(each_database)
-    running = testing.claim(each_database, job_ids(each_database, first)["resolve"], node_id=host.host_node)
-    with each_database.write() as connection:
-        assert jobs.cancel_submission(connection, first) == {"cancelled": 5, "stopping": 1, "ended": 0}
-    with each_database.write() as connection:
-        assert attempts.heartbeat(connection, running.job_id, running.attempt, lease_s=60)
-        attempts.cancel_attempt(connection, running.job_id, running.attempt, usage=Usage())
-    assert run_all(each_database, host) == 6
-    assert set(states(each_database).values()) == {"succeeded"}
 
 
 def test_what_has_ended_cannot_be_cancelled_and_what_is_done_cannot_be_retried(each_database: Database) -> None:

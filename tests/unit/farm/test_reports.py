@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from farm import queries, reports
+from farm import queries, reports, sweeps
 from farm.states import JobState
 
 AXES = {"model": "m", "quantize": "none", "precision": "fp16", "kv": "fp16", "batch": 1, "ctx_len": 128}
@@ -28,11 +28,11 @@ COMPILE = {"compile_s": 12.0, "program_bytes": 1000, "simulated": True}
 NUMBERS = {"compile": 0, "run": 1}
 
 
-def outcome(job_id: int, stage: str, state: JobState, figures: dict[str, Any], **fields: Any) -> queries.Outcome:
+def outcome(job_id: int, stage: str, state: JobState, figures: dict[str, Any], **fields: Any) -> sweeps.Outcome:
     values: dict[str, Any] = dict.fromkeys(queries.Job.__dataclass_fields__)
     values |= {"id": job_id, "stage": stage, "label": f"{stage} {job_id}", "state": state, "reason": "", **fields}
-    device = queries.Device(host="h1", qid=0, sku="ultra", simulated=True) if stage == "run" and figures else None
-    return queries.Outcome(job=queries.Job(**values), producer_id=job_id, figures=figures, device=device)
+    device = sweeps.Device(host="h1", qid=0, sku="ultra", simulated=True) if stage == "run" and figures else None
+    return sweeps.Outcome(job=queries.Job(**values), producer_id=job_id, figures=figures, device=device)
 
 
 def point(number: int, *, model: str = "m", cores: int = 8, state: JobState = JobState.SUCCEEDED, **run: Any) -> Any:
@@ -41,7 +41,7 @@ def point(number: int, *, model: str = "m", cores: int = 8, state: JobState = Jo
         outcome(10 * number + 1, "run", state, {**RUN, **run}),
     )
     axes = {**AXES, "model": model, "prefill_len": 32, "cores": cores}
-    return queries.Point(number=number, axes=axes, outcomes=outcomes)
+    return sweeps.Point(number=number, axes=axes, outcomes=outcomes)
 
 
 def test_a_row_has_the_figures_of_compile_and_run() -> None:
@@ -68,7 +68,7 @@ def test_an_encoder_says_how_far_its_embeddings_are_off() -> None:
     made = point(0)
     figures = {"latency_s": 0.001, "embeddings_s": 900.0, "embeddings_equal": False, "max_abs_diff": 0.0312}
     run = outcome(1, "run", JobState.SUCCEEDED, figures)
-    (row,) = reports.build([queries.Point(number=0, axes=made.axes, outcomes=(made.outcomes[0], run))]).rows
+    (row,) = reports.build([sweeps.Point(number=0, axes=made.axes, outcomes=(made.outcomes[0], run))]).rows
     assert (row.latency_s, row.embeddings_s, row.parity) == (0.001, 900.0, "off by 0.031")
 
 
@@ -101,7 +101,7 @@ def test_a_failed_job_is_named_once_with_all_the_points_it_stops() -> None:
     blocked = [outcome(number, "run", JobState.BLOCKED, {}) for number in (6, 7)]
     axes = {**AXES, "prefill_len": 32, "cores": 8}
     made = reports.build(
-        [queries.Point(number=number, axes=axes, outcomes=(broken, run)) for number, run in enumerate(blocked)]
+        [sweeps.Point(number=number, axes=axes, outcomes=(broken, run)) for number, run in enumerate(blocked)]
     )
     (failure,) = made.failures
     assert (failure.job, failure.failure_class, failure.points) == (5, "unsupported", (0, 1))
@@ -116,7 +116,7 @@ def test_a_point_that_still_works_has_the_state_of_its_first_open_job() -> None:
         outcome(2, "run", JobState.WAITING, {}),
     )
     axes = {**AXES, "prefill_len": 32, "cores": 8}
-    (row,) = reports.build([queries.Point(number=0, axes=axes, outcomes=outcomes)]).rows
+    (row,) = reports.build([sweeps.Point(number=0, axes=axes, outcomes=outcomes)]).rows
     assert (row.state, row.ttft_s, row.compile_s, row.run_job) == ("running", None, None, 2)
 
 
