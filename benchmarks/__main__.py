@@ -14,6 +14,7 @@ SCRIPTS = (
     "farm_latency",
     "large_farm",
     "stage_start",
+    "loss",
     "quantize_smollm2",
     "store_throughput",
 )
