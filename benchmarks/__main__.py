@@ -12,6 +12,7 @@ SCRIPTS = (
     "command_cpu",
     "noop_throughput",
     "farm_latency",
+    "cancelling",
     "large_farm",
     "stage_start",
     "loss",
