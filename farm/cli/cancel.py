@@ -9,8 +9,8 @@ from farm.cli._context import Context
 from farm.states import JobState
 
 DESCRIPTION = (
-    "Cancel jobs or submissions. What waits ends at once; what runs is told to end and does so within seconds, with "
-    "all of its processes. Several ids are cancelled all or none."
+    "Cancel jobs or submissions. What waits ends at once; what runs ends within two seconds, with all of its "
+    "processes. Several ids are cancelled all or none."
 )
 
 
