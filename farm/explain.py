@@ -6,7 +6,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from farm import durations, inventory, outlook, queries
+from farm import durations, inventory, misses, outlook, queries
 from farm.models import jobs
 from farm.needs import in_words, meets
 from farm.outlook import Outlook
@@ -22,6 +22,7 @@ class Explanation:
         details: further sentences.
         waits_for: jobs that have to end first.
         outlook: what is expected of it; None when it has ended.
+        miss: why nothing that was known could be reused; None when something was, or when that is not decided yet.
     """
 
     job: queries.Job
@@ -29,9 +30,17 @@ class Explanation:
     details: tuple[str, ...] = ()
     waits_for: tuple[int, ...] = ()
     outlook: Outlook | None = None
+    miss: misses.Miss | None = None
 
 
 def explain(connection: sa.Connection, job_id: int, *, now: float, heard_since: float) -> Explanation:
+    """Why a job is in its state, and why its work is done at all, see :func:`_state`."""
+    found = _state(connection, job_id, now=now, heard_since=heard_since)
+    miss = misses.explain(connection, job_id)
+    return found if miss is None else dataclasses.replace(found, details=(*found.details, miss.reason), miss=miss)
+
+
+def _state(connection: sa.Connection, job_id: int, *, now: float, heard_since: float) -> Explanation:
     """Why a job is in its state.
 
     Args:

@@ -99,6 +99,8 @@ class Failure:
     failure_class: str | None
     message: str
     points: tuple[int, ...]
+    line: str = ""
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,6 +202,8 @@ def _failure(outcome: Outcome, points: list[int]) -> Failure:
         failure_class=job.failure_class,
         message=lines[0] if lines else "",
         points=tuple(points),
+        line=job.failure_line or "",
+        advice=job.failure_advice or "",
     )
 
 

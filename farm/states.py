@@ -57,6 +57,7 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
         (Q, "expire", F),
         (X, "succeed", S),  # its artifact is published
         (X, "fail", F),  # for good: its class is not tried again, or was too often
+        (X, "rebuild", W),  # an input is damaged, and made again
         (X, "retry_later", R),  # it failed in a way that may pass, and waits a while
         (X, "interrupt", R),  # the node is shutting down: not the job's fault
         (X, "lose", R),  # its lease ended, or its node did

@@ -205,6 +205,12 @@ def _signal(argument: str, context: StageContext) -> None:
     time.sleep(60)  # until it arrives
 
 
+def _allocate(argument: str, context: StageContext) -> None:
+    """Want more memory than a limit of the process allows."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))
+    bytearray(int(argument))
+
+
 def _exit(argument: str, context: StageContext) -> None:
     os._exit(int(argument))
 
@@ -232,6 +238,7 @@ ACTIONS = {
     "deaf": _deaf,
     "raise": _raise,
     "signal": _signal,
+    "allocate": _allocate,
     "exit": _exit,
     "print": _print,
     "link": _link,

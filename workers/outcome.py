@@ -10,6 +10,7 @@ from typing import Any
 
 from farm.records import ArtifactRecord
 from qeff_engine.errors import FailureClass
+from workers import evidence
 
 # Signals that a process earns by what it does itself.
 _OWN_FAULTS = frozenset(
@@ -35,6 +36,10 @@ class Outcome:
         ending: which way.
         message: for people.
         failure_class: of a failure.
+        line: the line of the log that matters for it; empty when none does.
+        advice: what to do about it; empty for what its class says.
+        damaged: digest of the input that it failed for, whose bytes are not what was published.
+        silent: the process ended without a word.
         artifact, figures: of a success.
         exit_code: of the stage process, negative for a signal; None when it was never started.
         cpu_s, peak_rss_bytes: what it used, as it said itself or as was last seen.
@@ -43,6 +48,10 @@ class Outcome:
     ending: Ending
     message: str = ""
     failure_class: FailureClass | None = None
+    line: str = ""
+    advice: str = ""
+    damaged: str = ""
+    silent: bool = False
     artifact: ArtifactRecord | None = None
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     exit_code: int | None = None
@@ -68,7 +77,27 @@ def of_process(said: Mapping[str, Any] | None, *, exit_code: int, out_of_memory:
         artifact = ArtifactRecord(**said["artifact"])
         return Outcome(ending=Ending.SUCCEEDED, artifact=artifact, figures=said["figures"], exit_code=exit_code)
     if said is not None:
-        return failed(FailureClass(said["failure_class"]), said["message"], exit_code=exit_code)
+        found = failed(FailureClass(said["failure_class"]), said["message"], exit_code=exit_code)
+        return dataclasses.replace(found, advice=said.get("advice", ""), damaged=said.get("damaged", ""))
+    found = _of_silence(exit_code=exit_code, out_of_memory=out_of_memory, excess=excess)
+    return dataclasses.replace(found, silent=True)
+
+
+def with_log(found: Outcome, log: str) -> Outcome:
+    """A failure with the line of the log that matters, and with the class that the log tells when nobody told one."""
+    if found.ending is not Ending.FAILED or found.failure_class is None:
+        return found
+    failure_class = found.failure_class
+    if failure_class is FailureClass.BUG:
+        failure_class = evidence.class_of(f"{log}\n{found.message}") or failure_class
+    line = evidence.decisive_line(failure_class, log)
+    if not line and (found.silent or failure_class is FailureClass.TIMEOUT):
+        line = evidence.last_line(log)
+    return dataclasses.replace(found, failure_class=failure_class, line=line)
+
+
+def _of_silence(*, exit_code: int, out_of_memory: bool, excess: str) -> Outcome:
+    """The outcome of a stage process that ended without a word."""
     if excess:
         return failed(FailureClass.OUT_OF_MEMORY_HOST, excess, exit_code=exit_code)
     if exit_code >= 0:

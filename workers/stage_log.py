@@ -68,6 +68,13 @@ class StageLog:
         if self._file is not None:
             os.close(self._file)
 
+    def end(self) -> str:
+        """The last part of what was written."""
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+        return ""
+
     def _keep(self, chunk: bytes) -> None:
         text = self._held + chunk
         beginning = _BEGINNING.search(text, max(0, len(text) - _CHUNK_BYTES))

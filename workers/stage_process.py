@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from farm.errors import StorageFault
+from farm.errors import DamagedArtifact, StorageFault
 from farm.stores import StorePlace, open_store
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass, Infrastructure
@@ -243,13 +243,14 @@ def _failure(error: BaseException) -> dict[str, Any]:
     """The outcome of an exception; what nobody foresaw leaves its traceback in the log."""
     if isinstance(error, EngineError):
         failure_class = error.failure_class
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         failure_class = FailureClass.OUT_OF_MEMORY_HOST
     elif isinstance(error, StorageFault) or (isinstance(error, OSError) and error.errno in _DISK):
         failure_class = FailureClass.INFRASTRUCTURE
     else:
         failure_class = FailureClass.BUG
-    message = str(error) or type(error).__name__
+    advice = error.advice if isinstance(error, EngineError) else ""
+    message = (str(error.args[0]) if advice else str(error)) or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK:
         message = (
             f"The artifact store or the scratch directory cannot be written: {error}. "
@@ -258,5 +259,6 @@ def _failure(error: BaseException) -> dict[str, Any]:
     if failure_class is FailureClass.BUG:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
-    print(message, flush=True)  # noqa: T201  standard output is the attempt's log
-    return {"failure_class": str(failure_class), "message": message}
+    print(f"{message} {advice}".rstrip(), flush=True)  # noqa: T201  standard output is the attempt's log
+    damaged = error.digest if isinstance(error, DamagedArtifact) else ""
+    return {"failure_class": str(failure_class), "message": message, "advice": advice, "damaged": damaged}

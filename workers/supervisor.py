@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import attempts, health, reaping, wire
+from farm import attempts, health, reaping, rebuilding, wire
 from farm.artifacts import remove_tree
 from farm.errors import StaleTransition, StorageFault
 from farm.records import Claim, Success, Usage
@@ -85,6 +85,7 @@ class Attempt:
             ) as gauge:
                 result = self._watch(child, gauge=gauge)
             self._log.close()
+            result = outcome.with_log(result, self._log.end())
             if not self._is_alone and not child.group.kill():
                 # The kernel does not let go of it: no core of it is free, so the lease runs out and they stay draining.
                 _logger.error("job %d: its processes cannot be killed", self._claim.job_id)
@@ -258,7 +259,11 @@ class Attempt:
     def _write_other(self, connection: sa.Connection, result: Outcome, *, usage: Usage) -> None:
         """Write an ending that is no success."""
         job_id, number = self._claim.job_id, self._claim.attempt
-        if result.ending is Ending.FAILED and result.failure_class is not None:
+        if result.damaged:
+            rebuilding.rebuild_input(
+                connection, job_id, number, digest=result.damaged, message=result.message, usage=usage
+            )
+        elif result.ending is Ending.FAILED and result.failure_class is not None:
             attempts.fail(
                 connection,
                 job_id,
@@ -266,6 +271,8 @@ class Attempt:
                 failure_class=result.failure_class,
                 message=result.message,
                 usage=usage,
+                line=result.line,
+                advice=result.advice,
                 as_keyed=self._as_keyed,
             )
             if result.failure_class is FailureClass.DEVICE_LOST and not self._lease.fault:  # else the check counted it

@@ -87,6 +87,8 @@ def _failures(context: Context, report: reports.Report) -> None:
     for failure in report.failures:
         words = f"{failure.failure_class}: {failure.message}" if failure.failure_class else failure.message
         context.out.text(f"  j{failure.job} {failure.label}: {words}")
+        if failure.advice:
+            context.out.text(f"    {failure.advice}")
     context.out.text(f"`farm why j{report.failures[0].job}` says more, `farm retry` tries again.")
 
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("submission", nargs="?", metavar="ID", help="list the jobs of this submission")
     parser.add_argument("--jobs", action="store_true", help="list jobs of all submissions")
     parser.add_argument("--state", action="append", choices=list(JobState), metavar="STATE", help="jobs in this state")
+    parser.add_argument("--failed", action="store_true", help="jobs that failed, with class, line and advice")
     parser.add_argument("--stage", metavar="STAGE", help="jobs of this stage: resolve, quantize, export, compile, run")
     parser.add_argument("--owner", metavar="NAME", help="submissions of this owner")
     parser.add_argument("--limit", type=_parser.whole_number, default=20, metavar="N", help="rows of a page (20)")
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print a page of rows."""
-    if options.jobs or options.submission or options.state or options.stage:
+    if options.jobs or options.submission or options.state or options.stage or options.failed:
         return _jobs(options, context)
     return _submissions(options, context)
 
@@ -65,7 +66,7 @@ def _jobs(options: argparse.Namespace, context: Context) -> int:
         found = queries.job_list(
             connection,
             submission_id=submission_id,
-            states=options.state or (),
+            states=[*(options.state or ()), *([JobState.FAILED] if options.failed else ())],
             stage=options.stage,
             limit=options.limit,
             before=_ids.job(connection, options.before) if options.before else None,
@@ -75,7 +76,10 @@ def _jobs(options: argparse.Namespace, context: Context) -> int:
         context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
         return 0
     rows = [(f"j{row.id}", f"s{row.submission_id}", row.label, _job_state(row), row.reason) for row in found]
-    context.out.table(("id", "of", "job", "state", "reason"), rows)
+    if options.failed:
+        context.out.table(("id", "of", "job", "class", "line", "what to do"), [_failed(row) for row in found])
+    else:
+        context.out.table(("id", "of", "job", "state", "reason"), rows)
     _more(context, following)
     return 0
 
@@ -89,6 +93,11 @@ def state(submission: queries.Submission) -> str:
 
 def _job_state(job: queries.Job) -> str:
     return f"{job.state}, held" if job.held and job.state in (JobState.WAITING, JobState.READY) else str(job.state)
+
+
+def _failed(job: queries.Job) -> tuple[str, ...]:
+    told = (job.failure_class, job.failure_line or job.failure_message, job.failure_advice)
+    return (f"j{job.id}", f"s{job.submission_id}", job.label, *((text or "").partition("\n")[0] for text in told))
 
 
 def counts(submission: queries.Submission) -> str:

@@ -18,6 +18,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("ids", nargs="+", metavar="ID", help="s12 (a submission) or j34 (a job)")
+    parser.add_argument("--no-cache", action="store_true", help="do the work of these jobs anew, whatever is known")
     parser.add_argument("--json", action="store_true", help="one JSON document: {jobs}")
 
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
             for job_id in found:
                 # A retry takes the failed inputs along, so a job of the list may be waiting already.
                 if kind == _ids.JOB or queries.job(connection, job_id).state in states:
-                    jobs.retry(connection, job_id)
+                    jobs.retry(connection, job_id, skip_cache=options.no_cache)
             retried += found
     if options.json:
         context.out.json({"jobs": retried})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from farm.cli import _parser, _report, _sweep, _wait, _words
 from farm.cli._context import Context
+from qeff_engine import spec
 
 if TYPE_CHECKING:
     from farm import plan, prediction
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clocks.add_argument(
         "--deadline", type=_parser.duration, metavar="TIME", help="of the whole submission, from now (none)"
     )
+    cache = parser.add_argument_group("what is known already").add_mutually_exclusive_group()
+    cache.add_argument("--no-cache", action="store_true", help="do every stage anew, and replace what is remembered")
+    cache.add_argument("--fresh-runs", action="store_true", help="measure anew; all other stages may be reused")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and submit nothing")
     parser.add_argument("--wait", action="store_true", help="wait for the end; Ctrl-C stops waiting, not the jobs")
     parser.add_argument("--json", action="store_true", help="one JSON document: {submission, points, jobs, ...}")
@@ -52,13 +56,14 @@ def run(options: argparse.Namespace, context: Context) -> int:
     """Check, plan, submit, and wait when asked to."""
 
     sweep = _sweep.make(options)
-    planned, predicted, working = _plan(context, sweep)
+    anew = _anew(options)
+    planned, predicted, working = _plan(context, sweep, anew=anew)
     document: dict[str, Any] = {
         "submission": None,
         "points": len(planned.points),
         "jobs": predicted.table(planned),
     }
-    submission_id = None if options.dry_run else _submit(options, context, sweep, planned)
+    submission_id = None if options.dry_run else _submit(options, context, sweep, planned, anew=anew)
     document["submission"] = submission_id
     if not options.json:
         _print_plan(context, planned, predicted, submission_id=submission_id)
@@ -74,7 +79,16 @@ def run(options: argparse.Namespace, context: Context) -> int:
     return _results(options, context, submission_id, document)
 
 
-def _plan(context: Context, sweep: plan.Sweep) -> tuple[plan.Plan, prediction.Prediction, bool]:
+def _anew(options: argparse.Namespace) -> tuple[str, ...]:
+    """The stages that are done whatever is known."""
+    if options.no_cache:
+        return tuple(map(str, spec.Stage))
+    return (str(spec.Stage.RUN),) if options.fresh_runs else ()
+
+
+def _plan(
+    context: Context, sweep: plan.Sweep, *, anew: tuple[str, ...]
+) -> tuple[plan.Plan, prediction.Prediction, bool]:
     """The plan, what will become of it, and whether a scheduler works at the moment."""
     from farm import db, inventory, needs, plan, prediction
 
@@ -87,12 +101,14 @@ def _plan(context: Context, sweep: plan.Sweep) -> tuple[plan.Plan, prediction.Pr
             hosts=inventory.host_names(connection),
         )
         planned = plan.expand(sweep)
-        predicted = prediction.predict(connection, planned, toolchain=inventory.toolchain(connection))
+        predicted = prediction.predict(connection, planned, toolchain=inventory.toolchain(connection), anew=anew)
         working = inventory.scheduler_works(connection, now=db.now(connection))
     return planned, predicted, working
 
 
-def _submit(options: argparse.Namespace, context: Context, sweep: plan.Sweep, planned: plan.Plan) -> int:
+def _submit(
+    options: argparse.Namespace, context: Context, sweep: plan.Sweep, planned: plan.Plan, *, anew: tuple[str, ...]
+) -> int:
     from farm import jobs
     from farm.records import Limits
 
@@ -107,6 +123,7 @@ def _submit(options: argparse.Namespace, context: Context, sweep: plan.Sweep, pl
             labels=dict(options.label),
             request=sweep.to_json(),
             token=options.token,
+            anew=anew,
             limits=Limits(wait_limit_s=options.wait_limit, run_limit_s=options.run_limit, deadline_s=options.deadline),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from farm.cli import _ids
 from farm.cli._context import Context
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
                 "reason": found.reason,
                 "details": found.details,
                 "waits_for": found.waits_for,
+                "miss": None if found.miss is None else dataclasses.asdict(found.miss),
                 "outlook": found.outlook.to_json() if found.outlook is not None else None,
             }
         )

@@ -195,6 +195,11 @@ class History(stateful.RuleBasedStateMachine):
     def succeed(self, pick: int) -> None:
         self.world.succeed(self._stage(pick))
 
+    @stateful.rule(pick=picks)
+    @stateful.precondition(lambda self: self.world.stages)
+    def find_damaged(self, pick: int) -> None:
+        self.world.find_damaged(self._stage(pick), pick=pick)
+
     @stateful.rule(pick=picks, failure_class=st.sampled_from(list(FailureClass)))
     @stateful.precondition(lambda self: self.world.stages)
     def fail(self, pick: int, failure_class: FailureClass) -> None:

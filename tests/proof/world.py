@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from farm import attempts, devices, jobs, leadership, leases, scheduler, steering, testing
+from farm import attempts, devices, jobs, leadership, leases, rebuilding, scheduler, steering, testing
 from farm.artifacts import Store, remove_tree
 from farm.db import Database
 from farm.dispatch import BrokerDown
@@ -329,6 +329,13 @@ class World:
     def fail(self, stage: Stage, failure_class: FailureClass) -> None:
         """The stage has failed."""
         self._end(stage, attempts.fail, failure_class=failure_class, message="why", usage=Usage(exit_code=1))
+
+    def find_damaged(self, stage: Stage, *, pick: int) -> None:
+        """The stage has found that one of its inputs is not what was published, if it has any."""
+        digests = sorted(set(stage.claim.inputs.values()))
+        if digests:
+            named = {"digest": digests[pick % len(digests)], "message": "damaged", "usage": Usage(exit_code=1)}
+            self._end(stage, rebuilding.rebuild_input, **named)
 
     def interrupt(self, stage: Stage) -> None:
         """The node stops the stage because it ends itself."""
