@@ -15,6 +15,7 @@ SCRIPTS = (
     "cancelling",
     "large_farm",
     "stage_start",
+    "stage_cost",
     "loss",
     "quantize_smollm2",
     "store_throughput",

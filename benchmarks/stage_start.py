@@ -11,7 +11,7 @@ import time
 
 from benchmarks import measure
 from workers.fork_server import Wires
-from workers.forks import ForkServer
+from workers.forks import PRELOAD, ForkServer
 
 _FRESH = "import torch, transformers.modeling_utils"
 
@@ -42,7 +42,7 @@ def import_once() -> float:
 
 def measure_all(runs: int) -> list[measure.Figure]:
     """Milliseconds of wall time; the first start, which waits for the server's own imports, is left out."""
-    forks = ForkServer()
+    forks = ForkServer(preload=(*PRELOAD, "benchmarks.stage_start"))
     forks.warm_up()
     start_once(forks)
     ours = statistics.median(start_once(forks) for _ in range(10 * runs))

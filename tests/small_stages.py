@@ -185,6 +185,13 @@ def _import(argument: str, context: StageContext) -> None:
     importlib.import_module(module)
 
 
+def _flood(argument: str, context: StageContext) -> None:
+    """Print lines for ever from a tool, and say so in a file once the node has taken many times what it keeps."""
+    code = "import pathlib, sys\nfor n in range(10**12):\n  print('flood', n)\n"
+    code += "  if n == 50_000: pathlib.Path(sys.argv[1]).touch()"
+    subprocess.run([sys.executable, "-S", "-c", code, argument], check=True)
+
+
 def _deaf(argument: str, context: StageContext) -> None:
     """Do not listen to SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -235,6 +242,7 @@ ACTIONS = {
     "use": _use,
     "litter": _litter,
     "import": _import,
+    "flood": _flood,
     "deaf": _deaf,
     "raise": _raise,
     "signal": _signal,

@@ -36,12 +36,12 @@ _logger = logging.getLogger(__name__)
 
 # Not onnxruntime: it starts a thread when it is imported. What a stage needs beyond these it imports itself. A module
 # that does not exist is passed over, as the last two might be after an upgrade: they hold what torch imports to export.
+STAGE_PROCESS = ("psutil", "filelock", "workers.stage_process")  # what the farm's own part of a stage needs
 PRELOAD = (
-    "psutil",
+    *STAGE_PROCESS,
     "torch",
     "transformers",
     "transformers.modeling_utils",
-    "workers.stage_process",
     "qeff_engine.*",
     "torch.export._trace",
     "onnxscript.function_libs.torch_lib.ops",

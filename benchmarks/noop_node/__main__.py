@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from workers.__main__ import main
+from workers.forks import STAGE_PROCESS
 
 if __name__ == "__main__":
-    sys.exit(main(entry="benchmarks.noop_node:run_stage", preload=("workers.stage_process", "benchmarks.noop_node")))
+    sys.exit(main(entry="benchmarks.noop_node:run_stage", preload=(*STAGE_PROCESS, "benchmarks.noop_node")))

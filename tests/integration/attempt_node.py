@@ -23,7 +23,7 @@ from farm.settings import Settings
 from farm.states import JobState
 from qeff_engine import actions
 from tests import small_sweep
-from workers.forks import ForkServer
+from workers.forks import STAGE_PROCESS, ForkServer
 from workers.lease import Leases
 from workers.ledger import Ledger
 from workers.meter import Meter
@@ -32,7 +32,7 @@ from workers.supervisor import carry_out
 from workers.workplace import Stopping, Workplace
 
 LIMIT_S = 60.0  # a deadline, not a measurement: what takes so long hangs
-FORKS = ForkServer(preload=("workers.stage_process", "tests.small_stages"))
+FORKS = ForkServer(preload=(*STAGE_PROCESS, "tests.small_stages"))
 
 
 @dataclasses.dataclass

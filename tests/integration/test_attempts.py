@@ -71,6 +71,20 @@ def test_a_stage_has_a_session_a_directory_and_an_environment_of_its_own(tmp_pat
     assert not Path(facts["environ"]["TMPDIR"]).exists()
 
 
+def test_a_tool_that_prints_for_ever_neither_fills_the_disk_nor_keeps_its_node_from_renewing(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with attempt_node(tmp_path, log_limit_bytes=10_000) as node:
+        job_id = resolve_job(node, f"flood={flag}")
+        with node.running(job_id, until=flag), node.database.write() as connection:
+            jobs.cancel(connection, job_id)
+        assert node.job(job_id).state is JobState.CANCELLED
+        log = node.log(job_id)
+    assert log.startswith(f"begins flood={flag}\nflood 0\nflood 1\n")
+    assert "the log of an attempt is limited to 10000 bytes; of what follows only the end will be kept" in log
+    assert "bytes are left out here" in log
+    assert len(log) < 10_000 + (1 << 16) + 300
+
+
 def test_a_killed_stage_leaves_nothing_in_its_temporary_directory(node: AttemptNode) -> None:
     node.run(resolve_job(node, "litter;signal=9"))
     assert node.leftovers() == []

@@ -19,10 +19,10 @@ from tests.integration.attempt_node import AttemptNode, attempt_node
 from workers import node as nodes
 from workers.canary import Canary
 from workers.discovery import HostFacts
-from workers.forks import ForkServer
+from workers.forks import STAGE_PROCESS, ForkServer
 from workers.installed import Installed
 
-PRELOAD = ("workers.stage_process", "tests.small_stages")
+PRELOAD = (*STAGE_PROCESS, "tests.small_stages")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from workers.__main__ import main
+from workers.forks import STAGE_PROCESS
 
 if __name__ == "__main__":
-    sys.exit(main(entry="tests.small_stages:run_stage", preload=("workers.stage_process", "tests.small_stages")))
+    sys.exit(main(entry="tests.small_stages:run_stage", preload=(*STAGE_PROCESS, "tests.small_stages")))
