@@ -23,6 +23,8 @@ from farm.transitions import chunks
 from qeff_engine.errors import FailureClass
 from qeff_engine.spec import Stage
 
+_STAGES = tuple(map(str, Stage))
+_NONE: frozenset[int] = frozenset()
 _MIN_OF_LINE = 4
 _MAX_PRIORITIES = 64  # of one owner and kind; the jobs of lower ones wait until there are fewer
 _COLUMNS = (
@@ -31,6 +33,14 @@ _COLUMNS = (
 )
 # What a device has to do with; another one may well do better.
 _OF_DEVICE = (FailureClass.DEVICE_LOST, FailureClass.OUT_OF_MEMORY_DEVICE)
+
+
+def any_ready(connection: sa.Connection) -> bool:
+    """Whether there is a job that may be placed, if not before a later time."""
+    return any(
+        connection.execute(sa.select(jobs.c.id).where(*_line(of_device)).limit(1)).first() is not None
+        for of_device in (True, False)
+    )
 
 
 def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = None) -> list[ReadyJob]:
@@ -58,15 +68,11 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
 
 
 def _job(row: Any, *, avoid: Mapping[int, frozenset[int]], typical_s: Mapping[str, float]) -> ReadyJob:
-    values = {name: row._mapping[name] for name in _COLUMNS}
-    own_s = row.expected_s if row.expected_s is not None else typical_s.get(row.stage, 0.0)
-    behind_s = sum(typical_s.get(stage, 0.0) for stage in _stages_behind(row.chain))
-    return ReadyJob(**values, rest_s=own_s + behind_s, avoid=avoid.get(row.id, frozenset()))
-
-
-def _stages_behind(chain: int) -> Sequence[str]:
-    """The stages of a chain of so many jobs: each chain ends with the pipeline's last stage."""
-    return list(map(str, Stage))[-chain:] if chain else []
+    values = dict(zip(_COLUMNS, row, strict=False))  # by place: a row by name costs as much as all the rest of a round
+    own_s = values["expected_s"] if values["expected_s"] is not None else typical_s[values["stage"]]
+    # Each chain ends with the pipeline's last stage.
+    behind_s = sum(typical_s[stage] for stage in _STAGES[-values["chain"] :]) if values["chain"] else 0.0
+    return ReadyJob(**values, rest_s=own_s + behind_s, avoid=avoid.get(values["id"], _NONE))
 
 
 @functools.cache

@@ -47,6 +47,7 @@ from qeff_engine import actions
 _logger = logging.getLogger(__name__)
 
 ADMIT_AT_ONCE, PLACE_AT_ONCE, SEND_AT_ONCE, EXPIRE_AT_ONCE = 200, 500, 500, 500
+_FEW, _CHOICE = 50, 2  # jobs that are looked at when little is free, and for each thing that is
 _LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
 _RENEW_S = 1.0
 _ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
@@ -168,11 +169,15 @@ def predict_anew(database: Database, *, term: int | None, max_age_s: float) -> i
 def place(database: Database, *, term: int | None, max_age_s: float, half_life_s: float, explain: bool = True) -> int:
     """Put ready jobs on nodes that have room, and note why the others wait if that is wanted."""
     with database.read() as connection:
-        ready = candidates.ready(connection, limit=PLACE_AT_ONCE)
-        if not ready:
+        if not candidates.any_ready(connection):
             return 0
         room = capacity.capacity(connection, max_age_s=max_age_s)
-        if not explain and not _any_free(room):
+        ready = []
+        for of_device in (True, False):
+            # Who finds no place need only be told so now and then; to fill places, some more jobs than places do.
+            limit = PLACE_AT_ONCE if explain else _worth_a_look(room, of_device=of_device)
+            ready += candidates.ready(connection, limit=limit, of_device=of_device) if limit else []
+        if not ready:
             return 0
         decided = placement.place(
             ready,
@@ -181,7 +186,7 @@ def place(database: Database, *, term: int | None, max_age_s: float, half_life_s
             now=db.now(connection),
             policy=placement.Policy(),
         )
-    if not decided.assignments and not explain:
+    if not decided.assignments and not (explain and decided.waiting):
         return 0
     with database.write() as connection:
         placed = admission.enqueue_all(connection, decided.assignments, term=term)
@@ -190,10 +195,12 @@ def place(database: Database, *, term: int | None, max_age_s: float, half_life_s
     return len(placed)
 
 
-def _any_free(room: Capacity) -> bool:
-    """Whether anything could be placed or put in line at all."""
-    devices_free = any(device.free_cores for device in room.devices)
-    return devices_free or any(host.free_slots or host.queued_s < placement.Policy().ahead_s for host in room.hosts)
+def _worth_a_look(room: Capacity, *, of_device: bool) -> int:
+    """How many jobs for a kind of place should be looked at to fill what is free of it; 0 when nothing is."""
+    if not of_device and any(host.queued_s < placement.Policy().ahead_s for host in room.hosts):
+        return PLACE_AT_ONCE  # short jobs may be put in line by the hundred
+    free = [device.free_cores for device in room.devices] if of_device else [host.free_slots for host in room.hosts]
+    return min(PLACE_AT_ONCE, _FEW + _CHOICE * sum(free)) if any(free) else 0
 
 
 def send(database: Database, *, sender: Sending, term: int | None) -> int:
