@@ -145,7 +145,8 @@ class RemoteStore(Store):
         self._remote.forget(digest)
 
     def sweep(self, *, untouched_since: float) -> int:
-        """Delete blobs at the URL that no artifact names; their bytes."""
+        """Delete blobs that no artifact names, at the URL and here; the bytes of those at the URL."""
+        self._delete_spares()
         with self._remote.sweeping():
             named = {blob.id for digest in self._remote.digests() for blob in self.blobs(digest)}
             return self._remote.sweep(named, untouched_since=untouched_since)
@@ -295,7 +296,7 @@ class RemoteStore(Store):
             os.close(descriptor)
 
     def _evict(self) -> None:
-        """Make room: artifacts that were not used for longest go, and blobs that nothing links to any more."""
+        """Make room: artifacts that were not used for longest go, and then their blobs."""
         if self._budget_bytes is None:
             return
         held = disposal.holdings(self.cache)
@@ -307,15 +308,17 @@ class RemoteStore(Store):
             self._drop(digest)
             if not self.cache.touched_at(digest):
                 ledger.take(digest)
+        self._delete_spares()
+
+    def _delete_spares(self) -> None:
+        """Delete blobs here that nothing links to any more; one that is being fetched is locked."""
         for path in self._blobs.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
-                if path.suffix != ".part" and path.stat().st_nlink == 1:
-                    self._delete_spare(path)
-
-    def _delete_spare(self, path: Path) -> None:
-        with self.lock(path.name, kind="blobs"):
-            if path.stat().st_nlink == 1:
-                path.unlink()
+                if path.suffix == ".part" or path.stat().st_nlink > 1:
+                    continue
+                with self.lock(path.name, kind="blobs"):
+                    if path.stat().st_nlink == 1:
+                        path.unlink()
 
 
 def _without_blobs(held: disposal.Holdings) -> dict[str, list[Blob]]:

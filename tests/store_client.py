@@ -1,16 +1,21 @@
 """One use of a store at a URL in a process of its own, for tests that kill it or run several.
 
-``python -m tests.store_client publish|path ROOT URL OPTIONS ARGUMENT``: publishes a copy of a directory and prints its
-digest, or prints the path of an artifact.
+``python -m tests.store_client publish|path|die ROOT URL OPTIONS ARGUMENT``: publishes a copy of a directory and prints
+its digest; prints the path of an artifact; or is killed while it fetches one, when the first part of a file is written.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from farm.manifest import FileEntry
 from farm.remote import Remote
 from farm.remote_store import RemoteStore
 from tests.s3_server import CHUNK_BYTES
@@ -24,8 +29,18 @@ def main(verb: str, root: str, url: str, options: str, argument: str) -> None:
         shutil.copytree(argument, tree, dirs_exist_ok=True)
         said = store.publish(tree, stage="export").digest
     else:
+        if verb == "die":
+            Remote.read_blob = _die_after_the_first_part  # type: ignore[method-assign]
         said = str(store.path(argument))
     sys.stdout.write(f"{said}\n")
+
+
+def _die_after_the_first_part(self: Remote, entry: FileEntry, *, start: int) -> Iterator[bytes]:
+    yield from itertools.islice(_read_blob(self, entry, start=start), 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_read_blob = Remote.read_blob
 
 
 if __name__ == "__main__":
