@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -362,3 +366,41 @@ def test_who_cancels_and_who_follows_at_the_same_moment_agree(each_database: Dat
             testing.finish(each_database, claimed)
             assert row(each_database, follower).state == "cached"
         invariants.check(each_database)
+
+
+def test_processes_that_admit_and_cancel_the_same_work_leave_one_who_does_it(each_database: Database) -> None:
+    testing.add_host(each_database)
+    plan = testing.small_plan(cores=(8,))
+    plan = dataclasses.replace(plan, jobs=plan.jobs[:1], points=())
+    for number in range(24):
+        testing.add_submission(each_database, plan, owner=f"owner {number}")
+    with each_database.read() as connection:
+        ids = [job.id for job in admission.admissible(connection, limit=99)]
+    url = each_database.engine.url.render_as_string(hide_password=False)
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for first in range(3):
+            mine = ids[first::3]
+            # Each admits its share, and of what another admits it cancels some while that goes on.
+            words = [*mine[:4], *(-other for other in ids[(first + 1) % 3 :: 3][:3]), *mine[4:]]
+            command = [sys.executable, "-m", "tests.admitter", url, "the key", *map(str, words)]
+            processes.append(stack.enter_context(_process(command)))
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.wait() for process in processes] == [0, 0, 0]
+    invariants.check(each_database)
+    with each_database.read() as connection:
+        rows = connection.execute(sa.select(job_rows.c.id, job_rows.c.state, job_rows.c.leader_id)).all()
+    live = [one.id for one in rows if one.state == "ready"]
+    assert len(live) == 1
+    assert {one.leader_id for one in rows if one.state == "waiting"} == set(live)
+
+
+def _process(command: list[str]) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[3]
+    return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
