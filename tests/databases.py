@@ -45,7 +45,8 @@ def running_postgresql() -> Iterator[sa.URL]:
         try:
             yield url
         finally:
-            _stop_at_once(psutil.Process(server.get_pid()))
+            # Not what the library remembers: a test may have started the server again.
+            _stop_at_once(psutil.Process(int((directory / "data" / "postmaster.pid").read_text().split()[0])))
             server.cleanup()
             atexit.unregister(server._cleanup)  # once more, it would make the directory of its lock again
     finally:
