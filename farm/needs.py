@@ -96,6 +96,14 @@ def meets(
     )
 
 
+def with_full_sku(needs: Needs, *, devices: Iterable[KnownDevice]) -> Needs:
+    """The needs with the SKU as devices spell it: ``ultra`` is enough for ``PCIe Ultra`` where no other SKU has it."""
+    known = {device.sku for device in devices}
+    word = needs.sku.lower()
+    same = [sku for sku in known if sku.lower() == word] or [sku for sku in known if word in sku.lower().split()]
+    return dataclasses.replace(needs, sku=same[0]) if len(same) == 1 else needs
+
+
 def check(
     needs: Needs,
     *,

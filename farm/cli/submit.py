@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from farm.cli import _parser, _report, _sweep, _wait, _words
@@ -93,11 +94,13 @@ def _plan(
     from farm import db, inventory, needs, plan, prediction
 
     with context.reading() as connection:
+        known = inventory.known_devices(connection)
+        sweep = dataclasses.replace(sweep, needs=needs.with_full_sku(sweep.needs, devices=known))
         needs.check(
             sweep.needs,
             cores=sweep.cores,
             num_devices=sweep.num_devices,
-            devices=inventory.known_devices(connection),
+            devices=known,
             hosts=inventory.host_names(connection),
         )
         planned = plan.expand(sweep)

@@ -64,3 +64,11 @@ def test_what_some_place_is_passes() -> None:
 def test_nothing_is_checked_before_anything_is_registered() -> None:
     asked = Needs(sku="ultra", host="c", labels=("lab",), sdk="9")
     needs.check(asked, cores=(99,), num_devices=9, devices=(), hosts=())
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("ultra", "PCIe Ultra"), ("pcie", "PCIe"), ("PCIe Ultra", "PCIe Ultra"), ("pro", "pro")]
+)
+def test_a_word_is_enough_for_the_sku_that_alone_has_it(asked: str, found: str) -> None:
+    devices = [KnownDevice(name=f"{sku}/0", host="a", sku=sku, num_cores=16) for sku in ("PCIe", "PCIe Ultra")]
+    assert needs.with_full_sku(Needs(sku=asked), devices=devices).sku == found
