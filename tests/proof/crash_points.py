@@ -44,8 +44,8 @@ class Rehearsal:
 class Thorough(enum.Enum):
     """How much of what may happen is tried."""
 
-    COMMITS = "before and after each commit; a new start after the last"
-    STATEMENTS = "also before each statement"
+    COMMITS = "before and after each commit"
+    STATEMENTS = "also before each statement; a new start from the last state"
     STARTS = "as the one before; a new start from each state that is left"
 
 
@@ -90,7 +90,8 @@ def crash_everywhere(site: Site, operation: Callable[[World], Act], *, thorough:
         found, expected = snapshot.take(site.database), whole.state_at(moment)
         assert found == expected, (moment, kind, found.differences(expected))
         tally.num_moments += 1
-    for state in whole.states if thorough is Thorough.STARTS else whole.states[-1:]:
+    first = {Thorough.COMMITS: len(whole.states), Thorough.STATEMENTS: len(whole.states) - 1, Thorough.STARTS: 0}
+    for state in whole.states[first[thorough] :]:
         snapshot.restore(site.database, state)
         site.clock.now = began
         world.settle()

@@ -22,11 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "a_round_that_admits_places_and_sends",
-        "succeed_with_children_and_followers",
-        "take_over_from_a_dead_node",
-    ],
+    ["a_round_that_admits_places_and_sends", "succeed_with_children_and_followers"],
 )
 def test_what_a_killed_process_had_committed_is_kept_and_the_rest_is_not(empty_url: str, name: str) -> None:
     with site_at(empty_url) as site:
