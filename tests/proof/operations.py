@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from farm import admission, attempts, devices, jobs, leadership, leases, outbox, reaping, scheduler, steering
+from farm import (
+    admission,
+    attempts,
+    devices,
+    jobs,
+    leadership,
+    leases,
+    outbox,
+    reaping,
+    rebuilding,
+    scheduler,
+    steering,
+)
 from farm.claims import claim_all
 from farm.db import Database
 from farm.failures import POLICIES
@@ -86,12 +98,51 @@ def cancel_a_queued_job_that_others_follow(world: World) -> Act:
     return _writing(jobs.cancel, _job(world, "queued"))
 
 
-def cancel_a_ready_job(world: World) -> Act:
+def cancel_a_queued_job(world: World) -> Act:
     _submit(world)
+    world.place(world.schedulers[0])
+    return _writing(jobs.cancel, _job(world, "queued"))
+
+
+def _ready(world: World, *, followed: bool) -> int:
+    """A job that nobody has room for, and that others may wait for."""
     for place in world.places:
         world.write(steering.drain, place, by="ada", reason="test")
+    _submit(world)
+    if followed:
+        _submit(world, owner="bob")
     world.place(world.schedulers[0])
-    return _writing(jobs.cancel, _job(world, "ready"))
+    return _job(world, "ready")
+
+
+def cancel_a_ready_job(world: World) -> Act:
+    return _writing(jobs.cancel, _ready(world, followed=False))
+
+
+def cancel_a_ready_job_that_others_follow(world: World) -> Act:
+    return _writing(jobs.cancel, _ready(world, followed=True))
+
+
+def want_a_ready_job_after_all(world: World) -> Act:
+    job_id = _ready(world, followed=True)
+    world.write(jobs.cancel, job_id)
+    return _writing(jobs.retry, job_id)
+
+
+def want_a_queued_job_after_all(world: World) -> Act:
+    cancel_a_queued_job_that_others_follow(world)(world.database)
+    return _writing(jobs.retry, _job(world, "queued"))
+
+
+def want_a_running_job_after_all(world: World) -> Act:
+    cancel_a_running_job(world)(world.database)
+    return _writing(jobs.retry, _job(world, "running"))
+
+
+def make_a_damaged_input_again(world: World) -> Act:
+    stage = _begun(world, rounds=1)[0]
+    digest = next(iter(stage.claim.inputs.values()))
+    return _writing(rebuilding.rebuild_input, *stage.key, digest=digest, message="damaged", usage=Usage(exit_code=1))
 
 
 def cancel_a_running_job(world: World) -> Act:
@@ -344,7 +395,7 @@ def interrupt(world: World) -> Act:
 
 
 def stop_what_a_user_cancelled(world: World) -> Act:
-    stage = _begun(world, rounds=1)[0]
+    stage = _begun(world, rounds=1, followed=False)[0]
     world.write(jobs.cancel, stage.claim.job_id)
     return _writing(attempts.cancel_attempt, *stage.key, usage=Usage(exit_code=-15))
 
@@ -397,7 +448,13 @@ OPERATIONS: Mapping[str, Callable[[World], Act]] = {
         submit,
         cancel_a_waiting_job,
         cancel_a_queued_job_that_others_follow,
+        cancel_a_queued_job,
         cancel_a_ready_job,
+        cancel_a_ready_job_that_others_follow,
+        want_a_ready_job_after_all,
+        want_a_queued_job_after_all,
+        want_a_running_job_after_all,
+        make_a_damaged_input_again,
         cancel_a_running_job,
         cancel_a_submission,
         retry_a_failed_job,
