@@ -19,6 +19,7 @@ SCRIPTS = (
     "loss",
     "quantize_smollm2",
     "store_throughput",
+    "placement_replay",
 )
 
 

@@ -40,6 +40,7 @@ class Bin:
     """Cores of a device, or slots and memory of a host."""
 
     __slots__ = (
+        "_openings",
         "board",
         "device_id",
         "ends",
@@ -64,6 +65,7 @@ class Bin:
         self.number = number  # its place in the order of all bins
         self.node_id, self.queue, self.host_id = found.node_id, found.queue, found.host_id
         self.kept: Kept | None = None
+        self._openings: dict[tuple[int, int], Opening | None] = {}  # each demand asks, and many want the same
         self.ram_bytes = self.free_ram_bytes = self.ram_share_bytes = 0
         self.device_id: int | None = None
         self.board, self.warm = "", frozenset[str]()
@@ -109,6 +111,7 @@ class Bin:
         self.free -= amount
         self.free_ram_bytes -= ram_bytes
         self.ends.append((until, job_id, amount, ram_bytes))
+        self._openings.clear()
         kept = self.kept
         if kept is not None and kept.at is not None and until > kept.at:
             kept.extra -= amount
@@ -125,9 +128,16 @@ class Bin:
 
     def opening(self, amount: int, ram_bytes: int, *, now: float) -> Opening | None:
         """The first moment at which so much is free, if the predictions hold; None when nobody can tell."""
+        key = amount, ram_bytes
+        if key not in self._openings:
+            self._openings[key] = self._opening(amount, ram_bytes, now=now)
+        return self._openings[key]
+
+    def _opening(self, amount: int, ram_bytes: int, *, now: float) -> Opening | None:
         free, free_ram, after = self.free, self.free_ram_bytes, []
         at = now
-        for ends_at, job_id, given, ram in sorted(self.ends):
+        self.ends.sort()
+        for ends_at, job_id, given, ram in self.ends:
             if free >= amount and free_ram >= ram_bytes and ends_at > at:
                 break
             if ends_at == _NEVER:

@@ -167,7 +167,7 @@ def _narrow(demand: Demand) -> str:
         # What wants more memory than any host has runs alone on the largest.
         fitting = [found for found in fitting if not found.ram_bytes or found.ram_bytes >= min(demand.ram_bytes, most)]
     if demand.num_devices > 1:
-        most = max(sum(one.host_id == found.host_id for one in fitting) for found in fitting)
+        most = max(collections.Counter(found.host_id for found in fitting).values())
         if most < demand.num_devices:
             return f"It spans {demand.num_devices} devices of one host, and no host has more than {most} that fit."
     demand.bins = fitting
