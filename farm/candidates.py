@@ -33,14 +33,18 @@ _COLUMNS = (
 )
 # What a device has to do with; another one may well do better.
 _OF_DEVICE = (FailureClass.DEVICE_LOST, FailureClass.OUT_OF_MEMORY_DEVICE)
+# In the order of the index of unfinished jobs, or SQLite would look through all that have ended.
+UNFINISHED = sa.select(jobs.c.id).where(jobs.c.finished_at.is_(None)).order_by(jobs.c.plan_key).limit(1)
+
+
+def any_unfinished(connection: sa.Connection) -> bool:
+    """Whether there is a job that has not ended."""
+    return connection.execute(UNFINISHED).first() is not None
 
 
 def any_ready(connection: sa.Connection) -> bool:
     """Whether there is a job that may be placed, if not before a later time."""
-    return any(
-        connection.execute(sa.select(jobs.c.id).where(*_line(of_device)).limit(1)).first() is not None
-        for of_device in (True, False)
-    )
+    return any(connection.execute(query).first() is not None for query in _any_ready_queries())
 
 
 def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = None) -> list[ReadyJob]:
@@ -152,3 +156,8 @@ def _avoid(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, froze
         for row in connection.execute(query):
             found[row.job_id].update(place["device_id"] for place in row.placed_on or ())
     return {job_id: frozenset(device_ids) for job_id, device_ids in found.items()}
+
+
+@functools.cache
+def _any_ready_queries() -> tuple[sa.Select[tuple[int]], ...]:
+    return tuple(sa.select(jobs.c.id).where(*_line(of_device)).limit(1) for of_device in (True, False))

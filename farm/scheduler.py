@@ -55,6 +55,7 @@ _ACTIVE_FOR_S = 3.0  # after the last thing that happened
 _BETWEEN_ROUNDS_S = 0.01  # what is written meanwhile is one round's work
 _FULL_ROUND_S = 1.0  # leases end and pauses pass without anybody writing
 _LATE_RENEWAL_S = 2.0  # a node tries again each second while the database is away
+_IDLE_FULL_ROUND_S = 5.0  # while no job is unfinished
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
 
 
@@ -242,6 +243,9 @@ class Scheduler:
         self._stopping = False
         self._renewed = self._full_round = self._happened = 0.0
         self._broker_after = 0.0
+        # The clocks are watched in full rounds, and must be looked at more often than leases end.
+        self._idle_full_round_s = max(_FULL_ROUND_S, min(_IDLE_FULL_ROUND_S, settings.lease_s / 8))
+        self._between_full_rounds_s = _FULL_ROUND_S
         self._clock = ClockWatch(tolerance_s=settings.lease_s / 4)
         self._looked = self._reap_after = 0.0
         self._broker_back_off_s = self._back_off_s = _FIRST_BACK_OFF_S
@@ -312,14 +316,23 @@ class Scheduler:
         """Monotonic time after which a node that lives has renewed whatever it holds."""
         return time.monotonic() + 2 * self._settings.heartbeat_s + _LATE_RENEWAL_S
 
+    def _nothing_to_do(self) -> bool:
+        """Whether every job has ended."""
+        with self._database.read() as connection:
+            return not candidates.any_unfinished(connection)
+
     def _round(self) -> None:
         now = time.monotonic()
         active = now < self._happened + _ACTIVE_FOR_S
         written = self._pulse.wait(_ACTIVE_POLL_S if active else _IDLE_POLL_S)
         now = time.monotonic()
-        full = now >= self._full_round + _FULL_ROUND_S
+        full = now >= self._full_round + self._between_full_rounds_s
         if not written and not full:
             return
+        idle = self._nothing_to_do()
+        self._between_full_rounds_s = self._idle_full_round_s if idle else _FULL_ROUND_S
+        if idle and not full:
+            return  # what was written are signs of life
         if full:
             self._full_round = now
             self._watch_clocks()

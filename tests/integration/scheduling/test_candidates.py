@@ -102,6 +102,22 @@ def test_the_heads_of_lines_are_found_by_the_index_alone(each_database: Database
         assert not re.search(r"SCAN (jobs|one)\b|Seq Scan|Sort|TEMP B-TREE", steps), steps
 
 
+def test_whether_anything_is_unfinished_takes_no_look_at_what_has_ended(each_database: Database) -> None:
+    add_ready(each_database, 300, tag="a")
+    with each_database.write() as connection:
+        connection.execute(sa.update(jobs).values(state="cancelled", finished_at=1.0))
+        assert not candidates.any_unfinished(connection)
+    if each_database.dialect == "postgresql":
+        with each_database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("ANALYZE jobs"))
+    steps = explained(each_database, candidates.UNFINISHED, {})
+    assert "ix_jobs_unfinished_plan_key" in steps
+    assert not re.search(r"SCAN jobs$|Seq Scan|Sort|TEMP B-TREE", steps), steps
+    add_ready(each_database, 1, tag="b")
+    with each_database.read() as connection:
+        assert candidates.any_unfinished(connection)
+
+
 def explained(database: Database, query: sa.Select[Any], given: dict[str, Any]) -> str:
     """What the database says it will do for a query."""
     words = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}[database.dialect]
