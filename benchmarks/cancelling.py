@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks import measure
-from farm import db, jobs, local
+from farm import db
 from farm import settings as farm_settings
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from qeff_engine import spec
 

@@ -16,10 +16,14 @@ import sqlalchemy as sa
 
 from benchmarks import measure
 from benchmarks.noop_throughput import plan
-from farm import db, devices, jobs, local, scheduler, testing
+from farm import db, testing
 from farm import settings as farm_settings
+from farm.fleet import devices
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.models import attempts, metadata
 from farm.models import jobs as job_rows
+from farm.scheduling import rounds
 
 _LATENCY_GOAL_MS, _IDLE_GOAL_PERCENT = 100.0, 1.0
 _QUIET_S = 4.0  # the scheduler looks more often for a while after something happened
@@ -87,7 +91,7 @@ def idle_hour_figures() -> list[measure.Figure]:
 
         def minutes(number: int) -> None:
             for second in range(60 * number):
-                scheduler.tick(database, settings=settings, term=None, sender=None, full=True)
+                rounds.tick(database, settings=settings, term=None, sender=None, full=True)
                 if second % _HEARTBEAT_S == 0:
                     with database.write() as connection:
                         for node_id in (host.host_node, *host.device_nodes):

@@ -21,9 +21,11 @@ import sqlalchemy as sa
 from benchmarks import measure
 from benchmarks.export_smollm2 import gguf_path
 from benchmarks.large_farm_rows import NUM_FINISHED, NUM_READY, fill
-from farm import admission, attempts, claims, db, scheduler, testing
+from farm import db, testing
 from farm import settings as farm_settings
+from farm.lifecycle import admission, attempts, claims
 from farm.records import Assignment, Claim, Message, Success, Usage
+from farm.scheduling import rounds
 
 _NUM_HOSTS, _NUM_SLOTS = 8, 4
 _DEVICES = (16, 14, 16, 14)
@@ -82,7 +84,7 @@ def round_ms(database: db.Database, *, nodes: dict[str, int], runs: int) -> list
     for _ in range(runs + 1):  # the first fills caches, as the first of a process does
         listener = _Listener()
         began = time.perf_counter()
-        scheduler.tick(database, settings=settings, term=None, sender=listener, full=True)
+        rounds.tick(database, settings=settings, term=None, sender=listener, full=True)
         took.append(1e3 * (time.perf_counter() - began))
         for queue, node_id in nodes.items():
             keys = [(message.job_id, message.attempt) for message in listener.heard if message.queue == queue]

@@ -20,9 +20,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks import measure
-from farm import db, jobs, local
+from farm import db
 from farm import settings as farm_settings
 from farm.db import Database
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.models import attempts, leader, nodes
 from farm.settings import Settings
 from tests import small_sweep

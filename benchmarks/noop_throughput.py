@@ -19,8 +19,10 @@ import sqlalchemy as sa
 from celery import Celery
 
 from benchmarks import measure
-from farm import db, jobs, local
+from farm import db
 from farm import settings as farm_settings
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.models import jobs as job_rows
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from qeff_engine import spec

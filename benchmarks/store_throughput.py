@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from farm.artifacts import Store, remove_tree
-from farm.remote import Remote
-from farm.remote_store import RemoteStore
+from farm.store.artifacts import Store, remove_tree
+from farm.store.remote import Remote
+from farm.store.remote_store import RemoteStore
 from tests.s3_server import S3Server, running
 
 _NUM_FILES = 4

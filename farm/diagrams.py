@@ -197,10 +197,8 @@ def _doers() -> dict[tuple[JobState, str], list[str]]:
     """By the state that it leads from and its name: the functions that take a transition."""
     ways = {(source, name) for source, name, _ in TRANSITIONS}
     found: dict[tuple[JobState, str], list[str]] = collections.defaultdict(list)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted((Path(__file__).parent / "lifecycle").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        if not any(isinstance(node, ast.ImportFrom) and node.module == "farm.transitions" for node in tree.body):
-            continue
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         own = {name: _sources(function) for name, function in functions.items()}
         for name, function in functions.items():
@@ -210,7 +208,7 @@ def _doers() -> dict[tuple[JobState, str], list[str]]:
             words = {node.value for node in ast.walk(function) if isinstance(node, ast.Constant)}
             for way in ways:
                 if way[0] in sources and way[1] in words:
-                    found[way].append(f"farm.{path.stem}.{name}")
+                    found[way].append(f"farm.lifecycle.{path.stem}.{name}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 A job follows another while a live job with the same action key does the same work: it stays ``waiting`` with
 ``leader_id`` set, and ends when its leader ends. A leader that its user cancels meanwhile keeps its state until its
-work has ended, see :mod:`farm.following`; then it is ``cancelled``, even if the work succeeded.
+work has ended, see :mod:`farm.lifecycle.following`; then it is ``cancelled``, even if the work succeeded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIVE = frozenset({JobState.READY, JobState.QUEUED, JobState.RUNNING})  # at most
 W, R, Q, X = JobState.WAITING, JobState.READY, JobState.QUEUED, JobState.RUNNING
 S, C, F, N, B = JobState.SUCCEEDED, JobState.CACHED, JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED
 
-# (from, transition, to): everything that may happen to a job. `farm.jobs` has one function per name.
+# (from, transition, to): everything that may happen to a job. `farm.lifecycle.jobs` has one function per name.
 TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
     {
         (W, "follow", W),  # a live job does the same work

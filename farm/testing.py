@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from farm import admission, attempts, db, devices, jobs, schema, wire
+from farm import db, schema, wire
+from farm.fleet import devices
+from farm.lifecycle import admission, attempts, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import ArtifactRecord, Claim, DeviceRecord, Usage
 from qeff_engine.spec import Stage

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from farm import admission, db, jobs
+from farm import db
 from farm.errors import Refused
+from farm.lifecycle import admission, jobs
 
 
 def main() -> None:

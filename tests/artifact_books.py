@@ -10,12 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import attempts, testing
-from farm.artifacts import Store
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import attempts
+from farm.lifecycle.transitions import hold_graph
 from farm.models import actions, artifacts, jobs
 from farm.records import ArtifactRecord, Claim, Usage
-from farm.transitions import hold_graph
+from farm.store.artifacts import Store
 
 DAY_S = 86_400.0
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 
-from farm import attempts, db
+from farm import db
 from farm.errors import NoCapacity, StaleTransition
+from farm.lifecycle import attempts
 
 
 def main() -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, attempts, candidates, db, inventory, models, records, wire
+from farm import db, models, records, wire
+from farm.lifecycle import admission, attempts
+from farm.scheduling import candidates
 from farm.states import JobState
+from farm.views import inventory
 from qeff_engine import actions, spec
 
 TOOLCHAIN = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from farm.remote import Remote
+from farm.store.remote import Remote
 
 LIMIT_S = 60.0
 CHUNK_BYTES = 1 << 20  # of what the tests read at once

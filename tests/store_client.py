@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from farm.manifest import FileEntry
-from farm.remote import Remote
-from farm.remote_store import RemoteStore
+from farm.store.manifest import FileEntry
+from farm.store.remote import Remote
+from farm.store.remote_store import RemoteStore
 from tests.s3_server import CHUNK_BYTES
 
 

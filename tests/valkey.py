@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from farm import valkey
+from farm.home import valkey
 
 LIMIT_S = 30.0  # a deadline, not a measurement
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from farm import stores
 from farm.errors import StorageFault
 from farm.records import Claim
+from farm.store import stores
 from qeff_engine.actions import ABSENT
 from qeff_engine.spec import Stage
 from qeff_engine.stage import DeviceGrant

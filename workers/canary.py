@@ -6,7 +6,7 @@ node that never acted on it.
 
 from __future__ import annotations
 
-from farm.succession import Key
+from farm.lifecycle.succession import Key
 
 
 class Canary:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from farm import devices, health
 from farm.db import Database
+from farm.fleet import devices
+from farm.lifecycle import health
 from farm.records import DeviceRecord
 from farm.settings import Settings
 from qeff_engine.errors import EngineError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import sqlalchemy.exc
 
-from farm import claims
+from farm.lifecycle import claims
 from farm.records import Claim
 from workers.supervisor import carry_out
 from workers.workplace import Workplace

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from farm import attempts, durations, health
+from farm import durations
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.lifecycle import attempts, health
 from farm.records import Claim
 from farm.settings import Settings
 

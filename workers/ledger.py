@@ -7,9 +7,9 @@ import threading
 
 import sqlalchemy.exc
 
-from farm import attempts
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.lifecycle import attempts
 from farm.records import Success
 
 _Waiting = tuple[Success, "concurrent.futures.Future[bool]"]

@@ -19,9 +19,12 @@ import filelock
 import sqlalchemy as sa
 from celery import signals
 
-from farm import db, devices, health, stores, succession, wire
+from farm import db, wire
 from farm.errors import Refused
+from farm.fleet import devices
+from farm.lifecycle import health, succession
 from farm.settings import Settings
+from farm.store import stores
 from qeff_engine import toolchain
 from qeff_engine.sdk import location
 from qeff_engine.sdk.devices import Device

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import filelock
 
-from farm import attempts, reaping, succession
-from farm.artifacts import Store, remove_tree
 from farm.errors import StaleTransition, StorageFault
+from farm.lifecycle import attempts, reaping, succession
+from farm.lifecycle.succession import Key
 from farm.settings import Settings
-from farm.succession import Key
+from farm.store.artifacts import Store, remove_tree
 from workers.groups import AttemptRecord
 from workers.workplace import Workplace
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import DamagedArtifact, StorageFault
-from farm.stores import StorePlace, open_store
+from farm.store.stores import StorePlace, open_store
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass, Infrastructure
 from qeff_engine.stage import DeviceGrant, StageContext

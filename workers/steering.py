@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from farm import steering
 from farm.db import Database
-from farm.steering import Key, Wish
+from farm.lifecycle import steering
+from farm.lifecycle.steering import Key, Wish
 
 _logger = logging.getLogger(__name__)
 

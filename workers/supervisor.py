@@ -20,10 +20,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import attempts, health, reaping, rebuilding, wire
-from farm.artifacts import remove_tree
+from farm import wire
 from farm.errors import StaleTransition, StorageFault
+from farm.lifecycle import attempts, health, reaping, rebuilding
 from farm.records import Claim, Success, Usage
+from farm.store.artifacts import remove_tree
 from qeff_engine.errors import FailureClass
 from workers import bridge, outcome, stage_process
 from workers.forks import Child

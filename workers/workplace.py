@@ -8,9 +8,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from farm.artifacts import Store
 from farm.db import Database
 from farm.settings import Settings
+from farm.store.artifacts import Store
 from workers.forks import ForkServer
 from workers.lease import Leases
 from workers.ledger import Ledger

@@ -27,7 +27,7 @@ def named(connection: sa.Connection, words: Iterable[str]) -> list[str]:
         Usage: one can be understood in two ways, or in none.
         NotFound: one names nothing, or a job without a result.
     """
-    from farm import catalogue
+    from farm.store import catalogue
 
     found: set[str] = set()
     for word in words:

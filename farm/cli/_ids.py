@@ -67,7 +67,7 @@ def _parse(text: str) -> tuple[str | None, int]:
 
 
 def _exists(connection: sa.Connection, kind: str, number: int) -> bool:
-    from farm import queries
+    from farm.views import queries
 
     if kind == SUBMISSION:
         return queries.exists(connection, submission_id=number)

@@ -9,7 +9,7 @@ from farm.errors import NotFound, Usage
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from farm.steering import Place
+    from farm.lifecycle.steering import Place
 
 
 def parse(connection: sa.Connection, text: str) -> Place:
@@ -21,7 +21,7 @@ def parse(connection: sa.Connection, text: str) -> Place:
         Usage: several devices are called so.
         NotFound: nothing is called so.
     """
-    from farm import steering
+    from farm.lifecycle import steering
 
     known = steering.places(connection)
     for matches in (_is_name, _is_end):

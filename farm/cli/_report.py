@@ -9,7 +9,7 @@ from farm.cli import _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
-    from farm import reports
+    from farm.views import reports
 
 # Axes but cores, and what they are called.
 _AXES = {
@@ -27,7 +27,7 @@ _RIGHT = ("cores", "TTFT", "decode tok/s", "total tok/s", "texts/s", "compile", 
 
 def read(context: Context, submission_id: int) -> reports.Report:
     """The report of a submission as it is now."""
-    from farm import reports, sweeps
+    from farm.views import reports, sweeps
 
     with context.reading() as connection:
         return reports.build(sweeps.point_list(connection, submission_id))

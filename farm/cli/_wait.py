@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from rich.progress import Progress, TaskID
 
-    from farm import queries
+    from farm.views import queries
 
 _POLL_S = 0.3
 _SILENCE_S = 15.0  # without a word, after which lines say what runs
@@ -65,7 +65,8 @@ def detached(submission_id: int) -> str:
 
 
 def _follow(context: Context, submission_id: int, view: _View) -> str:
-    from farm import db, inventory, queries
+    from farm import db
+    from farm.views import inventory, queries
 
     with context.reading() as connection:
         jobs = queries.job_list(connection, submission_id=submission_id, limit=None)
@@ -179,7 +180,7 @@ class _Live:
 
 def _reason(connection: sa.Connection, event: queries.Event) -> str:
     """Why a job changed its state, in a line; nothing where the state says it."""
-    from farm import queries
+    from farm.views import queries
 
     if event.transition not in _TELLING:
         return ""

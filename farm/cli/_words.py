@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farm import inventory
+    from farm.views import inventory
 
 _NAMED_AT_MOST = 8
 

@@ -10,7 +10,7 @@ from farm.cli import _parser, _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
-    from farm import catalogue
+    from farm.store import catalogue
 
 DESCRIPTION = "List artifacts, last used first, or show one with the jobs that made it and that use it."
 
@@ -30,7 +30,8 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 
 def _list(options: argparse.Namespace, context: Context) -> int:
-    from farm import catalogue, db
+    from farm import db
+    from farm.store import catalogue
 
     with context.reading() as connection:
         rows = catalogue.artifact_list(connection, stage=options.stage, deleted=options.deleted, limit=options.limit)
@@ -63,7 +64,7 @@ def _list(options: argparse.Namespace, context: Context) -> int:
 
 
 def _show(options: argparse.Namespace, context: Context) -> int:
-    from farm import catalogue
+    from farm.store import catalogue
 
     with context.reading() as connection:
         found = catalogue.artifact(connection, options.digest)

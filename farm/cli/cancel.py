@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Cancel everything that was named, in one transaction."""
-    from farm import jobs
+    from farm.lifecycle import jobs
 
     done: list[dict[str, object]] = []
     words: list[str] = []

@@ -10,7 +10,7 @@ from farm.cli import _parser, _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
-    from farm import collection
+    from farm.store import collection
 
 DESCRIPTION = (
     "Choose artifacts that were not used for long, or that a budget has no room for, and delete those that were "
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Do a round and tell what it did."""
-    from farm import collection
+    from farm.store import collection
 
     settings = context.settings
     budget_bytes = options.budget if options.budget is not None else settings.store_budget_bytes

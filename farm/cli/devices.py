@@ -10,7 +10,7 @@ from farm.cli import _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
-    from farm import inventory
+    from farm.views import inventory
 
 DESCRIPTION = "List devices, their free cores and the jobs that hold the others."
 
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print a row per device."""
-    from farm import db, inventory
+    from farm import db
+    from farm.views import inventory
 
     with context.reading() as connection:
         now = db.now(connection)

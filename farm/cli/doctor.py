@@ -97,7 +97,8 @@ def _broker(context: Context) -> Check:
 def _nodes(context: Context) -> Check:
     cure = "Start the farm with `farm up`; on other hosts start their nodes. `farm status` lists those that were heard."
     try:
-        from farm import db, inventory
+        from farm import db
+        from farm.views import inventory
 
         with context.reading() as connection:
             heard_since = context.heard_since(db.now(connection))
@@ -131,12 +132,12 @@ def _store(context: Context) -> Check:
     cure = "`farm gc` makes room; a store at a URL needs its options and credentials, see FARM_STORE_OPTIONS."
     try:
         if settings.store_url is not None:
-            from farm import stores
+            from farm.store import stores
 
             store = stores.open_store(stores.place(settings))
             where = store.name
             store.touched_at("0" * 64)
-        from farm import catalogue
+        from farm.store import catalogue
 
         with context.reading() as connection:
             totals = catalogue.totals(connection)
@@ -162,7 +163,7 @@ def _sdk(context: Context) -> Check:
     if any((root / folder).is_dir() for folder in ("exec", "tools")):
         return Check(name="SDK", ok=True, found=str(root))
     try:
-        from farm import inventory
+        from farm.views import inventory
 
         with context.reading() as connection:
             version = inventory.toolchain(connection).get("sdk_apps")

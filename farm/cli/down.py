@@ -12,8 +12,8 @@ from farm.cli._context import Context
 from farm.errors import FarmError, Usage
 
 if TYPE_CHECKING:
-    from farm.closing import Running
-    from farm.shutdown import Shutdown
+    from farm.home.closing import Running
+    from farm.home.shutdown import Shutdown
 
 DESCRIPTION = (
     "Stop the farm of this home with all of its processes. Running work is handed back, which is not counted against "
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Stop everything and return when it is gone."""
-    from farm import durations, local, shutdown
+    from farm import durations
+    from farm.home import local, shutdown
 
     if options.timeout and not options.finish:
         raise Usage("--timeout says how long --finish waits; give both.")

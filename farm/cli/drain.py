@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Drain everything that was named, in one transaction."""
-    from farm import steering
+    from farm.lifecycle import steering
 
     done: list[dict[str, object]] = []
     words: list[str] = []

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print a line per finding, as they are found."""
-    from farm import collection, fsck
+    from farm import fsck
+    from farm.store import collection
 
     found = []
     with context.storage_faults():

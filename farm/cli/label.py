@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Change and print the labels of one place."""
-    from farm import labels
+    from farm.fleet import labels
 
     if options.words:
         with context.writing() as connection:

@@ -11,7 +11,7 @@ from farm.cli._context import Context
 from farm.states import JobState
 
 if TYPE_CHECKING:
-    from farm import queries
+    from farm.views import queries
 
 DESCRIPTION = (
     "List submissions, newest first; with --jobs, or the id of a submission, list jobs. A page ends with the option "
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 
 def _submissions(options: argparse.Namespace, context: Context) -> int:
-    from farm import queries
+    from farm.views import queries
 
     with context.reading() as connection:
         before = _ids.submission(connection, options.before) if options.before else None
@@ -59,7 +59,7 @@ def _submissions(options: argparse.Namespace, context: Context) -> int:
 
 
 def _jobs(options: argparse.Namespace, context: Context) -> int:
-    from farm import queries
+    from farm.views import queries
 
     with context.reading() as connection:
         submission_id = _ids.submission(connection, options.submission) if options.submission else None

@@ -15,7 +15,7 @@ from farm.errors import NotFound
 from farm.states import DONE, FINAL, JobState
 
 if TYPE_CHECKING:
-    from farm import queries
+    from farm.views import queries
 
 DESCRIPTION = (
     "Print the log of a job's last attempt, or of another with --attempt. -f goes on while the job runs, through "
@@ -65,7 +65,7 @@ def clean(text: str) -> str:
 
 def _job(context: Context, text: str) -> tuple[queries.Job, list[int]]:
     """The job and the numbers of its attempts."""
-    from farm import queries
+    from farm.views import queries
 
     with context.reading() as connection:
         job = queries.job(connection, _ids.job(connection, text))

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print the report."""
-    from farm import queries
+    from farm.views import queries
 
     with context.reading() as connection:
         submission_id = _ids.submission(connection, options.id)

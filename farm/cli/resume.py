@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Resume everything that was named, in one transaction."""
-    from farm import steering
+    from farm.lifecycle import steering
 
     with context.writing() as connection:
         numbers = dict.fromkeys(_ids.submission(connection, text) for text in options.ids)

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Retry everything that was named, in one transaction."""
-    from farm import jobs, queries
+    from farm.lifecycle import jobs
+    from farm.views import queries
 
     states = (JobState.FAILED, JobState.CANCELLED)
     retried: list[int] = []

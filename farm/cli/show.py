@@ -14,7 +14,7 @@ from farm.needs import in_words
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from farm import queries, sweeps
+    from farm.views import queries, sweeps
 
 DESCRIPTION = "Show a submission with its points, or a job with its inputs, attempts and history."
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
 
 
 def _submission(connection: sa.Connection, number: int) -> dict[str, Any]:
-    from farm import queries, sweeps
+    from farm.views import queries, sweeps
 
     return {
         "submission": queries.submission(connection, number),
@@ -49,7 +49,7 @@ def _submission(connection: sa.Connection, number: int) -> dict[str, Any]:
 
 
 def _job(connection: sa.Connection, number: int) -> dict[str, Any]:
-    from farm import queries, sweeps
+    from farm.views import queries, sweeps
 
     job = queries.job(connection, number)
     outcome = sweeps.outcomes(connection, [number], submission_id=job.submission_id)[0]

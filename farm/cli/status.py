@@ -10,7 +10,7 @@ from farm.cli import _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
-    from farm import inventory
+    from farm.views import inventory
 
 DESCRIPTION = (
     "Say whether the farm works: scheduler, nodes, free cores, jobs that have not ended. Exits with 1 when no "
@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print what is known of the farm."""
-    from farm import db, inventory
+    from farm import db
+    from farm.views import inventory
 
     with context.reading() as connection:
         now = db.now(connection)

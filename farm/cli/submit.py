@@ -11,7 +11,8 @@ from farm.cli._context import Context
 from qeff_engine import spec
 
 if TYPE_CHECKING:
-    from farm import plan, prediction
+    from farm import plan
+    from farm.views import prediction
 
 _KINDS = ("interactive", "nightly", "sweep")  # as in farm.models, which commands import only when they run
 DESCRIPTION = (
@@ -91,7 +92,8 @@ def _plan(
     context: Context, sweep: plan.Sweep, *, anew: tuple[str, ...]
 ) -> tuple[plan.Plan, prediction.Prediction, bool]:
     """The plan, what will become of it, and whether a scheduler works at the moment."""
-    from farm import db, inventory, needs, plan, prediction
+    from farm import db, needs, plan
+    from farm.views import inventory, prediction
 
     with context.reading() as connection:
         known = inventory.known_devices(connection)
@@ -112,7 +114,7 @@ def _plan(
 def _submit(
     options: argparse.Namespace, context: Context, sweep: plan.Sweep, planned: plan.Plan, *, anew: tuple[str, ...]
 ) -> int:
-    from farm import jobs
+    from farm.lifecycle import jobs
     from farm.records import Limits
 
     with context.writing() as connection:

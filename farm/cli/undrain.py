@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Undrain everything that was named, in one transaction."""
-    from farm import reaping, steering
+    from farm.lifecycle import reaping, steering
 
     by = context.settings.owner
     released: dict[str, int] = {}

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Unpin all that were named, in one transaction."""
-    from farm import catalogue
+    from farm.store import catalogue
 
     with context.writing() as connection:
         count = catalogue.unpin(connection, _artifacts.named(connection, options.targets))

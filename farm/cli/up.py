@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Start everything and return when it works."""
-    from farm import local
+    from farm.home import local
 
     home = context.settings.home
     if options.foreground:

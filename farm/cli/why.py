@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print the reason."""
-    from farm import db, explain
+    from farm import db
+    from farm.views import explain
 
     with context.reading() as connection:
         job_id = _ids.job(connection, options.id)

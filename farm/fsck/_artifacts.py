@@ -11,15 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import catalogue, collection, disposal
-from farm.artifacts import Store
-from farm.collection import Places
 from farm.db import Database, now
-from farm.disposal import Leftover
 from farm.errors import DamagedArtifact
 from farm.fsck._findings import Finding
+from farm.lifecycle.transitions import hold_graph
 from farm.models import actions, artifacts, attempts
-from farm.transitions import hold_graph
+from farm.store import catalogue, collection, disposal
+from farm.store.artifacts import Store
+from farm.store.collection import Places
+from farm.store.disposal import Leftover
 
 _LOG = re.compile(r"(\d+)\.(\d+)\.log")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import leases
 from farm.db import Database, now
 from farm.errors import StaleTransition
 from farm.fsck._findings import Finding
+from farm.lifecycle import leases
+from farm.lifecycle.transitions import hold_graph, move
 from farm.models import attempts, core_leases, edges, events, host_leases, jobs, literal
 from farm.states import DONE, JobState
-from farm.transitions import hold_graph, move
 
 _parents = jobs.alias()
 _MISSING = (

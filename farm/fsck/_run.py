@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farm.collection import Places
 from farm.db import Database
 from farm.fsck import _artifacts, _rows
 from farm.fsck._findings import Finding
+from farm.store.collection import Places
 
 
 def check(database: Database, places: Places, *, deep: bool = False, repair: bool = False) -> Iterator[Finding]:

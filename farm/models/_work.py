@@ -73,7 +73,7 @@ jobs = sa.Table(
     sa.Column("wait_limit_s", sa.Double),  # the clock of waiting for a place
     sa.Column("run_limit_s", sa.Double),  # the clock of one attempt
     sa.Column("deadline_at", TIME),  # the clock of the whole job
-    sa.Column("held", sa.Integer, nullable=False, server_default="0"),  # 1: not placed, see farm.holds
+    sa.Column("held", sa.Integer, nullable=False, server_default="0"),  # 1: not placed, see farm.lifecycle.holds
     sa.Column("skip_cache", sa.Boolean, nullable=False, server_default=sa.false()),  # do it anew, and remember that
     sa.Column("unsubscribed_at", TIME),  # when its user cancelled it, though it worked on for its followers
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),  # the fence: only grows

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import history, leases
+from farm.lifecycle import leases
 from farm.models import attempts, cores, devices, edges, hosts, jobs, nodes
 from farm.needs import sdk_of
 from farm.placement.estimates import keys_of
 from farm.records import Capacity, DeviceCapacity, HostCapacity
 from farm.replay.traces import Task, Trace
+from farm.scheduling import history
 
 _DONE = (
     sa.select(

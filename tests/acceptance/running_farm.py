@@ -16,13 +16,16 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from farm import db, jobs, local, queries
+from farm import db
 from farm import settings as farm_settings
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.models import attempts, core_leases, host_leases
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.settings import Settings
 from farm.states import FINAL, JobState
+from farm.views import queries
 
 LIMIT_S = 90.0  # a deadline, not a measurement: what takes so long hangs
 _POLL_S = 0.05

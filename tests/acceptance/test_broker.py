@@ -14,7 +14,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from farm import jobs, steering
+from farm.lifecycle import jobs, steering
 from farm.models import attempts, outbox
 from farm.states import DONE, JobState
 from tests import small_sweep, valkey

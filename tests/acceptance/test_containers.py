@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import yaml
 
 from farm import settings as farm_settings
-from farm import valkey
+from farm.home import valkey
 from tests.databases import empty_postgresql
 
 ROOT = Path(__file__).parents[2]

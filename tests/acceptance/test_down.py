@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from farm import local
 from farm import settings as farm_settings
+from farm.home import local
 from farm.states import JobState
 from tests import small_sweep
 from tests.acceptance.running_farm import RunningFarm, assert_nothing_left, processes_of, running_farm
@@ -84,7 +84,7 @@ def test_the_first_interrupt_hands_back_and_the_second_kills_whatever_does_not_l
         job = farm.jobs(submission_id)[0]
         assert (job.state, job.failures) == (JobState.READY, 0)
         with farm.database.read() as connection:
-            from farm import queries
+            from farm.views import queries
 
             assert [attempt.state for attempt in queries.attempt_list(connection, job.id)] == ["interrupted"]
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from farm import local
+from farm.home import local
 from farm.models import attempts, hosts, nodes
 from farm.states import DONE, JobState
 from tests import small_sweep

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farm import local
 from farm import settings as farm_settings
 from farm.errors import FarmError, Refused, StorageFault
+from farm.home import local
 from farm.states import JobState
 from tests import small_sweep
 from tests.acceptance.running_farm import assert_nothing_left, kill, processes_of, running_farm

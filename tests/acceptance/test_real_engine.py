@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from farm import settings as farm_settings
-from farm.artifacts import Store
 from farm.states import DONE, JobState
+from farm.store.artifacts import Store
 from tests.acceptance.running_farm import kill, running_farm
 
 

@@ -14,13 +14,16 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from farm import admission, claims, queries, stores, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import admission, claims
 from farm.models import attempts, core_leases, host_leases
 from farm.plan import Plan
 from farm.settings import Settings
 from farm.states import JobState
+from farm.store import stores
+from farm.views import queries
 from qeff_engine import actions
 from tests import small_sweep
 from workers.forks import STAGE_PROCESS, ForkServer

@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farm import devices, jobs, queries, reaping
-from farm.artifacts import Store
+from farm.fleet import devices
+from farm.lifecycle import jobs, reaping
 from farm.states import JobState
+from farm.store.artifacts import Store
+from farm.views import queries
 from tests import small_sweep
 from tests.integration.attempt_node import AttemptNode, alive, attempt_node, cut_off, run_attempt, run_job, wait_until
 from workers import recovery

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import devices, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.db import Database
+from farm.fleet import devices
 from farm.models import devices as device_rows
 from farm.states import JobState
 from qeff_engine.sdk import location

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from farm import jobs
+from farm.lifecycle import jobs
 from farm.models import attempts
 from farm.states import JobState
 from tests import small_sweep

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm.failures import POLICIES
+from farm.lifecycle.failures import POLICIES
 from farm.models import attempts, jobs
 from qeff_engine.errors import FailureClass
 from tests import small_sweep

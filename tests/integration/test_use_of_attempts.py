@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import jobs
+from farm.lifecycle import jobs
 from farm.models import jobs as job_rows
-from farm.queries import Attempt
 from farm.states import JobState
+from farm.views.queries import Attempt
 from tests import small_sweep
 from tests.integration.attempt_node import AttemptNode, attempt_node
 from workers.groups import Group

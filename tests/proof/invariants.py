@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from farm import models
-from farm.artifacts import Store
 from farm.db import Database
 from farm.states import DONE, FINAL, LIVE, NOTES, TRANSITIONS, JobState
+from farm.store.artifacts import Store
 from tests.proof import snapshot
 from tests.proof.snapshot import Snapshot
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hypothesis import stateful
 from hypothesis import strategies as st
 
-from farm import jobs, steering
+from farm.lifecycle import jobs, steering
 from farm.models import HEALTH_STATES, KINDS, submissions
 from farm.records import Limits
 from qeff_engine import spec

@@ -9,24 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from farm import (
-    admission,
-    attempts,
-    devices,
-    jobs,
-    leadership,
-    leases,
-    outbox,
-    reaping,
-    rebuilding,
-    scheduler,
-    steering,
-)
-from farm.claims import claim_all
 from farm.db import Database
-from farm.failures import POLICIES
+from farm.fleet import devices
+from farm.lifecycle import admission, attempts, jobs, leadership, leases, outbox, reaping, rebuilding, steering
+from farm.lifecycle.claims import claim_all
+from farm.lifecycle.failures import POLICIES
 from farm.models import jobs as job_rows
 from farm.records import DeviceRecord, Limits, Success, Usage
+from farm.scheduling import rounds
 from qeff_engine.errors import FailureClass
 from tests.proof.world import LEADER_LEASE_S, LEASE_S, Broker, Stage, World, plan
 from workers import recovery
@@ -75,7 +65,7 @@ def _round(world: World) -> Act:
     world.check()
     world.lead(one)
     named = {"settings": world.settings, "term": one.term}
-    return lambda database: scheduler.tick(database, sender=Broker(), **named)
+    return lambda database: rounds.tick(database, sender=Broker(), **named)
 
 
 # Users.

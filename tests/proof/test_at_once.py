@@ -13,12 +13,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from farm import attempts, jobs, leadership, leases, reaping, scheduler, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import NoCapacity, Refused, StaleTransition
+from farm.lifecycle import attempts, jobs, leadership, leases, reaping
 from farm.models import core_leases, host_leases
 from farm.models import jobs as job_rows
 from farm.records import Claim, Message, Usage
+from farm.scheduling import rounds
 from farm.settings import Settings
 from farm.states import FINAL, JobState
 from qeff_engine.errors import FailureClass
@@ -74,7 +76,7 @@ class Bustle:
                     continue
                 self.terms.add(term)
             with contextlib.suppress(StaleTransition):
-                scheduler.tick(self.database, settings=self.settings, term=term, sender=self, reap=False)
+                rounds.tick(self.database, settings=self.settings, term=term, sender=self, reap=False)
                 with self.database.read() as connection:
                     live = connection.scalar(sa.select(sa.func.count()).where(job_rows.c.finished_at.is_(None)))
                 if self.calm.is_set() and not live:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from farm import admission, devices, leadership, maintenance, outbox, scheduler, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.fleet import devices
+from farm.lifecycle import admission, leadership, outbox
 from farm.records import Message
+from farm.scheduling import maintenance, rounds
 
 _LEASE_S = 5.0
 
@@ -66,12 +69,12 @@ def test_it_forgets_no_message_of_its_successor(empty_url: str) -> None:
 
         def succeed_to_the_lead() -> None:
             clock.now += 2 * _LEASE_S
-            scheduler.send(database, sender=broker, term=lead(database, holder="next"))
+            rounds.send(database, sender=broker, term=lead(database, holder="next"))
             placed.append(enqueue(database, two, node_id=host.host_node))
 
         broker.meanwhile.append(succeed_to_the_lead)
         with pytest.raises(StaleTransition, match="Term 1 is over"):
-            scheduler.send(database, sender=broker, term=late_term)
+            rounds.send(database, sender=broker, term=late_term)
         with database.read() as connection:
             kept = [(message.job_id, message.attempt) for message in outbox.take_outbox(connection, limit=9)]
     assert broker.got == [first, first]

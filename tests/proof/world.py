@@ -14,19 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from farm import attempts, devices, jobs, leadership, leases, rebuilding, scheduler, steering, testing
-from farm.artifacts import Store, remove_tree
+from farm import testing
 from farm.db import Database
-from farm.dispatch import BrokerDown
 from farm.errors import NoCapacity, Refused, StaleTransition
+from farm.fleet import devices
+from farm.lifecycle import attempts, jobs, leadership, leases, rebuilding, steering
+from farm.lifecycle.steering import Place, Wish
 from farm.models import attempts as attempt_rows
 from farm.models import core_leases, host_leases, leader, outbox, submissions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.records import ArtifactRecord, Claim, Message, Usage
+from farm.scheduling import rounds
+from farm.scheduling.dispatch import BrokerDown
 from farm.settings import Settings
 from farm.states import FINAL
-from farm.steering import Place, Wish
+from farm.store.artifacts import Store, remove_tree
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants, snapshot
 from tests.proof.clock import START, Clock
@@ -55,7 +58,7 @@ class Broker:
         self.is_down = False
 
     def send(self, messages: Sequence[Message]) -> list[int]:
-        """As :meth:`farm.dispatch.Sender.send`."""
+        """As :meth:`farm.scheduling.dispatch.Sender.send`."""
         if self.is_down:
             raise BrokerDown("down")
         self.messages += messages
@@ -204,7 +207,7 @@ class World:
     # Users.
 
     def submit(self, *, tag: str, cores: tuple[int, ...], owner: str, **how: Any) -> int:
-        """Ask for a sweep, with more arguments of :func:`farm.jobs.submit`; returns the submission."""
+        """Ask for a sweep, with more arguments of :func:`farm.lifecycle.jobs.submit`; returns the submission."""
         named = {"name": tag, "owner": owner, "request": {}, **how}
         return int(self.write(jobs.submit, plan(cores=cores, tag=tag), **named))
 
@@ -245,7 +248,7 @@ class World:
             return
         named = {"settings": self.settings, "term": one.term, "sender": self.broker, "full": full}
         one.round = Stepped(
-            self.database, lambda database: scheduler.tick(database, **named), watch=lambda: self._fenced(one)
+            self.database, lambda database: rounds.tick(database, **named), watch=lambda: self._fenced(one)
         )
 
     def go_on(self, one: Scheduler, *, steps: int) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import cli, db, jobs, local, models, plan, settings
+from farm import cli, db, models, plan, settings
+from farm.home import local
+from farm.lifecycle import jobs
 from farm.states import JobState
 from qeff_engine import spec
 from tests import farm_driver

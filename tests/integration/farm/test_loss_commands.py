@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from farm import cli, db, reaping, testing
+from farm import cli, db, testing
+from farm.lifecycle import reaping
 from tests.integration.farm.test_commands import Run, document
 from tests.proof import invariants
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from farm import db, explain, inventory, jobs, plan, prediction, queries, records, reports, sweeps
+from farm import db, plan, records
 from farm.errors import NoCapacity, NotFound
-from farm.prediction import Fate
+from farm.lifecycle import jobs
 from farm.states import JobState
+from farm.views import explain, inventory, prediction, queries, reports, sweeps
+from farm.views.prediction import Fate
 from qeff_engine import spec
 from tests import farm_driver
 

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from farm import fsck, testing
-from farm import remote as remote_module
-from farm.collection import Places, Policy, collect
 from farm.errors import DamagedArtifact, StorageFault
-from farm.manifest import FileEntry
-from farm.remote import Remote
-from farm.remote_store import RemoteStore
+from farm.store import remote as remote_module
+from farm.store.collection import Places, Policy, collect
+from farm.store.manifest import FileEntry
+from farm.store.remote import Remote
+from farm.store.remote_store import RemoteStore
 from tests.artifact_books import DAY_S, Books
 from tests.s3_server import CHUNK_BYTES, LIMIT_S, SECRET, S3Server
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts, candidates, testing
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import attempts
 from farm.models import jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import Usage
+from farm.scheduling import candidates
 from qeff_engine.errors import FailureClass
 from qeff_engine.spec import Stage
 

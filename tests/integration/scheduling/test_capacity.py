@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, capacity, leases, reaping, testing
+from farm import testing
 from farm.db import Database, now
+from farm.lifecycle import admission, leases, reaping
 from farm.models import attempts, devices, hosts, jobs
 from farm.plan import Plan, PlannedJob
 from farm.records import Capacity
+from farm.scheduling import capacity
 from qeff_engine.spec import Stage
 
 

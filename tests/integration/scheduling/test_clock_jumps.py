@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts, leadership, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import attempts, leadership
 from farm.models import attempts as attempt_rows
 from farm.models import leader
 from farm.records import Claim

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, expiry, jobs, maintenance, steering, testing
+from farm import testing
 from farm.db import Database, now
+from farm.lifecycle import admission, attempts, expiry, jobs, steering
 from farm.models import attempts as attempt_rows
 from farm.models import core_leases
 from farm.models import jobs as job_rows
 from farm.records import Limits, Usage
+from farm.scheduling import maintenance
 from farm.states import JobState
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from farm import collector, leadership, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.errors import StaleTransition
+from farm.lifecycle import leadership
 from farm.scheduler import Scheduler
 from farm.settings import Settings
+from farm.store import collector
 from tests.artifact_books import Books
 
 LIMIT_S = 60.0

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts as running
-from farm import capacity, history, leadership, scheduler, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.lifecycle import attempts as running
+from farm.lifecycle import leadership
 from farm.models import attempts, devices, jobs, owners
 from farm.models import history as samples
 from farm.placement import estimates
 from farm.plan import Plan, PlannedJob, PlannedPoint
+from farm.scheduling import capacity, history, rounds
 from qeff_engine.spec import Stage
 
 DAY_S = 86_400.0
@@ -121,7 +123,7 @@ def test_a_job_is_admitted_with_what_it_is_predicted_to_take(each_database: Data
     finish_runs(each_database, first, host=host, seconds=10_000.0, peak_rss_bytes=1 << 30)
     learn(each_database)
     testing.add_submission(each_database, runs(1, tag="another spec of the same model"))
-    assert scheduler.admit(each_database, term=None, max_age_s=60.0) == 1
+    assert rounds.admit(each_database, term=None, max_age_s=60.0) == 1
     with each_database.read() as connection:
         row = connection.execute(sa.select(jobs).where(jobs.c.state == "ready")).one()
         found = history.predict(connection, [row.id], sdk="")[row.id]
@@ -135,7 +137,7 @@ def test_a_job_is_admitted_with_what_it_is_predicted_to_take(each_database: Data
 def test_a_stage_that_nobody_has_run_gets_its_default(each_database: Database) -> None:
     testing.add_host(each_database)
     testing.add_submission(each_database, runs(1))
-    scheduler.admit(each_database, term=None, max_age_s=60.0)
+    rounds.admit(each_database, term=None, max_age_s=60.0)
     with each_database.read() as connection:
         row = connection.execute(sa.select(jobs)).one()
     default = estimates.estimate({}, ("run",))
@@ -199,13 +201,13 @@ def test_jobs_that_were_ready_before_are_predicted_anew(each_database: Database)
     waiting, failed = runs(1, tag="waits"), runs(1, tag="has failed")
     for plan in (waiting, failed):
         testing.add_submission(each_database, plan)
-    scheduler.admit(each_database, term=None, max_age_s=60.0)
+    rounds.admit(each_database, term=None, max_age_s=60.0)
     with each_database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == 2).values(failures=1, ram_bytes=1 << 40))
-    assert scheduler.predict_anew(each_database, term=None, max_age_s=60.0) == 0
+    assert rounds.predict_anew(each_database, term=None, max_age_s=60.0) == 0
     finish_runs(each_database, runs(1), host=host, seconds=10_000.0, peak_rss_bytes=1 << 30)
     learn(each_database)
-    assert scheduler.predict_anew(each_database, term=None, max_age_s=60.0) == 2
+    assert rounds.predict_anew(each_database, term=None, max_age_s=60.0) == 2
     with each_database.read() as connection:
         rows = connection.execute(sa.select(jobs).where(jobs.c.state == "ready").order_by(jobs.c.id)).all()
     assert [row.expected_s for row in rows] == pytest.approx([10_000.0] * 2, rel=0.01)
@@ -217,7 +219,7 @@ def test_a_guess_at_memory_is_what_the_claim_reserves(each_database: Database) -
     host = testing.add_host(each_database, num_slots=4)
     testing.add_submission(each_database, testing.small_plan(cores=(8, 14, 16)))
     testing.admit_all(each_database)
-    scheduler.place(each_database, term=None, max_age_s=60.0, half_life_s=DAY_S)
+    rounds.place(each_database, term=None, max_age_s=60.0, half_life_s=DAY_S)
     with each_database.read() as connection:
         (placed,) = connection.execute(sa.select(jobs).where(jobs.c.state == "queued")).all()
         (room,) = capacity.capacity(connection, max_age_s=60.0).hosts

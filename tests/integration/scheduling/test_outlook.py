@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import explain, scheduler, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.db import Database, now
-from farm.explain import Explanation
 from farm.models import attempts, devices, jobs
 from farm.plan import Plan, PlannedJob
+from farm.scheduling import rounds
 from farm.settings import Settings
+from farm.views import explain
+from farm.views.explain import Explanation
 from qeff_engine.spec import Stage
 
 Why = Callable[[int], Explanation]
@@ -53,7 +55,7 @@ def add_run(database: Database, *, num_cores: int, tag: str, **more: object) -> 
 
 
 def tick(database: Database, settings: Settings) -> None:
-    scheduler.tick(database, settings=settings, term=None, sender=None)
+    rounds.tick(database, settings=settings, term=None, sender=None)
 
 
 def test_a_wide_job_is_told_when_the_one_before_it_is_expected_to_end(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from farm import testing
 from farm.db import Database
-from farm.pulse import Pulse
+from farm.scheduling.pulse import Pulse
 
 _LONG_S = 60.0
 

@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts, devices, leadership, queries, scheduler, testing
 from farm import settings as farm_settings
+from farm import testing
 from farm.db import Database
-from farm.dispatch import BrokerDown
 from farm.errors import StaleTransition
+from farm.fleet import devices
+from farm.lifecycle import attempts, leadership
 from farm.models import core_leases, outbox
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.records import Message
-from farm.scheduler import Counts
+from farm.scheduling import rounds
+from farm.scheduling.dispatch import BrokerDown
+from farm.scheduling.rounds import Counts
 from farm.settings import Settings
 from farm.states import FINAL, JobState
+from farm.views import queries
 from tests import small_sweep
 
 
@@ -49,7 +53,7 @@ class World:
     term: int | None = None
 
     def tick(self, *, full: bool = True, reap: bool = True) -> Counts:
-        return scheduler.tick(
+        return rounds.tick(
             self.database, settings=self.settings, term=self.term, sender=self.broker, full=full, reap=reap
         )
 
@@ -217,12 +221,12 @@ def test_ready_jobs_say_what_they_wait_for(world: World) -> None:
 
 
 def test_a_long_line_of_runs_does_not_hide_work_for_the_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "PLACE_AT_ONCE", 3)
+    monkeypatch.setattr(rounds, "PLACE_AT_ONCE", 3)
     many = world.submit(small_sweep.plan("a", "b", cores=(12, 13, 14, 15, 16)), priority=5)
     while any(job.stage != "run" and job.state not in FINAL for job in world.jobs(many)):
         world.tick()
         world.work(queues=(world.host.host_queue,))
-    assert sum(job.state is JobState.READY for job in world.jobs(many)) > scheduler.PLACE_AT_ONCE
+    assert sum(job.state is JobState.READY for job in world.jobs(many)) > rounds.PLACE_AT_ONCE
     other = world.submit(small_sweep.plan("other"))
     world.tick()
     assert world.jobs(other)[0].state is JobState.QUEUED

@@ -6,8 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import admission, testing
+from farm import testing
 from farm.db import Database, now
+from farm.lifecycle import admission
 from farm.models import artifacts
 
 

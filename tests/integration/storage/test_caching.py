@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, jobs, misses, results, testing
+from farm import testing
 from farm.db import Database, now
+from farm.lifecycle import admission, attempts, jobs, results
 from farm.models import actions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.records import Usage
 from farm.states import JobState
+from farm.views import misses
 from qeff_engine import actions as keys
 from qeff_engine import spec
 from qeff_engine.errors import FailureClass

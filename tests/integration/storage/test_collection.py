@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from farm import catalogue, collection, jobs, leadership, testing
-from farm.collection import Places, Policy, Report
+from farm import testing
 from farm.db import Database
-from farm.disposal import DAMAGED_KEPT_S, LEFTOVER_AFTER_S, Ledger
 from farm.errors import Refused, StaleTransition
-from farm.manifest import Blob
+from farm.lifecycle import jobs, leadership
 from farm.models import actions
 from farm.models import jobs as job_rows
 from farm.states import JobState
+from farm.store import catalogue, collection
+from farm.store.collection import Places, Policy, Report
+from farm.store.disposal import DAMAGED_KEPT_S, LEFTOVER_AFTER_S, Ledger
+from farm.store.manifest import Blob
 from tests.artifact_books import DAY_S, Books
 
 MONTH = Policy(unused_for_s=30 * DAY_S)

@@ -9,9 +9,10 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import NoCapacity, StaleTransition
+from farm.lifecycle import admission, attempts
 from farm.models import core_leases, host_leases, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import Claim

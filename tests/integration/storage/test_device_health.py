@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 import sqlalchemy as sa
 
-from farm import devices, health, testing
+from farm import testing
 from farm.db import Database
+from farm.fleet import devices
+from farm.lifecycle import health
 from farm.models import devices as device_rows
 from farm.records import DeviceRecord
 

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, jobs, queries, reaping, sweeps, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import Refused
+from farm.lifecycle import admission, attempts, jobs, reaping
 from farm.models import actions, events
 from farm.models import attempts as attempt_rows
 from farm.models import jobs as job_rows
 from farm.records import Claim, Usage
 from farm.states import JobState
+from farm.views import queries, sweeps
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts, fsck, reaping, testing
-from farm.collection import Places
+from farm import fsck, testing
 from farm.db import Database
 from farm.fsck import State
+from farm.lifecycle import attempts, reaping
 from farm.models import actions, artifacts, events, host_leases, jobs
 from farm.models import attempts as attempt_rows
+from farm.store.collection import Places
 from tests.artifact_books import Books
 from tests.proof import invariants
 

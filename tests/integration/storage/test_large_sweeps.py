@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from farm import attempts, jobs, testing
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import attempts, jobs
 from farm.models import events
 from farm.models import jobs as job_rows
 from farm.records import Usage

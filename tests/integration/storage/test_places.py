@@ -8,9 +8,10 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, leases, reaping, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import NoCapacity
+from farm.lifecycle import admission, attempts, leases, reaping
 from farm.models import attempts as tries
 from farm.models import core_leases, devices, host_leases, hosts, jobs
 from farm.plan import Plan, PlannedJob, PlannedPoint

@@ -6,11 +6,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from farm import jobs, queries, rebuilding, sweeps, testing
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import jobs, rebuilding
 from farm.models import jobs as job_rows
 from farm.records import Claim, Usage
 from farm.states import JobState
+from farm.views import queries, sweeps
 from tests.proof import invariants
 
 

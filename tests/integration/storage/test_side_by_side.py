@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, attempts, jobs, testing, transitions
+from farm import testing
 from farm.db import Database
+from farm.lifecycle import admission, attempts, jobs, transitions
 from farm.models import jobs as job_rows
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import Usage

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from farm import admission, candidates, capacity, claims, holds, inventory, jobs, queries, steering, testing
+from farm import testing
 from farm.db import Database
 from farm.errors import NoCapacity, NotFound, Refused
+from farm.lifecycle import admission, claims, holds, jobs, steering
+from farm.lifecycle.steering import Halt, Place
 from farm.models import attempts
 from farm.models import jobs as job_rows
+from farm.scheduling import candidates, capacity
 from farm.states import JobState
-from farm.steering import Halt, Place
+from farm.views import inventory, queries
 
 KEY = "the same work"
 AGE_S = 60.0

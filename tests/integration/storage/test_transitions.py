@@ -8,25 +8,15 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from farm import (
-    admission,
-    attempts,
-    candidates,
-    failures,
-    jobs,
-    leadership,
-    leases,
-    outbox,
-    reaping,
-    testing,
-    transitions,
-)
+from farm import testing
 from farm.db import Database, now
 from farm.errors import NoCapacity, NotFound, Refused, StaleTransition
+from farm.lifecycle import admission, attempts, failures, jobs, leadership, leases, outbox, reaping, transitions
 from farm.models import actions, core_leases, events, host_leases
 from farm.models import attempts as attempt_rows
 from farm.models import jobs as job_rows
 from farm.records import Usage
+from farm.scheduling import candidates
 from farm.states import TRANSITIONS, JobState
 from qeff_engine.errors import FailureClass
 

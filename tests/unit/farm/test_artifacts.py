@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from farm import artifacts, manifest
-from farm.artifacts import Store
 from farm.errors import DamagedArtifact, StorageFault
+from farm.store import artifacts, manifest
+from farm.store.artifacts import Store
 
 
 @pytest.fixture

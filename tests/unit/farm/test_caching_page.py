@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from farm import failures, results
-from farm.failures import POLICIES
+from farm.lifecycle import failures, results
+from farm.lifecycle.failures import POLICIES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "caching.md").read_text(encoding="utf-8")
 

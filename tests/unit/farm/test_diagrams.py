@@ -24,8 +24,8 @@ def test_every_transition_is_taken_by_somebody_and_explained_where_its_name_is_n
 def test_a_way_between_states_is_not_told_of_who_cannot_take_it() -> None:
     page = diagrams.states_page()
     line = next(line for line in page.splitlines() if line.startswith("| waiting | `fail`"))
-    assert "farm.settling.failed" in line
-    assert "farm.attempts" not in line
+    assert "farm.lifecycle.settling.failed" in line
+    assert "farm.lifecycle.attempts" not in line
 
 
 def test_every_table_has_its_section_and_a_column_the_meaning_of_its_comment() -> None:

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from farm import failures
-from farm.failures import POLICIES, Failure
+from farm.lifecycle import failures
+from farm.lifecycle.failures import POLICIES, Failure
 from qeff_engine.errors import FailureClass
 
 GIB = 1 << 30

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from farm.health import MISSING, READY, Known, Quarantine, after_check
+from farm.lifecycle.health import MISSING, READY, Known, Quarantine, after_check
 
 AT = 1000.0
 QUARANTINE = Quarantine(after=3, first_pause_s=60.0)

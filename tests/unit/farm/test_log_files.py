@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from farm import log_files
+from farm.home import log_files
 
 
 def test_a_log_above_its_limit_is_put_aside_and_its_writer_goes_on(tmp_path: Path) -> None:

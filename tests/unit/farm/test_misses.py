@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farm.misses import differences
+from farm.views.misses import differences
 
 
 def test_differences_are_told_by_their_place_in_the_key() -> None:

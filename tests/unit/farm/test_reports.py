@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from farm import queries, reports, sweeps
 from farm.states import JobState
+from farm.views import queries, reports, sweeps
 
 AXES = {"model": "m", "quantize": "none", "precision": "fp16", "kv": "fp16", "batch": 1, "ctx_len": 128}
 RUN = {

@@ -1,0 +1,1 @@
+"""The embedded farm of a home: its processes, broker and logs."""

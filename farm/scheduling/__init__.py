@@ -1,0 +1,1 @@
+"""What the scheduler looks at, and what it does beside placing."""

@@ -1,0 +1,234 @@
+"""What the farm has learnt: running times and memory of kinds of work, and how much each owner has used.
+
+The leading scheduler learns from attempts that have ended, each once: the mark on the attempt's row is set in the
+transaction that adds it. Nothing is learnt where attempts end, so that ending one costs no more for it.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.db import now
+from farm.lifecycle import leadership
+from farm.lifecycle.transitions import chunks
+from farm.models import attempts, devices, edges, history, hosts, jobs, literal, nodes, owners
+from farm.needs import sdk_of
+from farm.placement import estimates
+from farm.placement.estimates import Estimate, Sample
+from farm.plan import PROGRAM
+from farm.scheduling.capacity import use_of_running
+from qeff_engine.spec import Stage
+
+_NUM_MODELS = 4  # that a device is remembered to have run
+_program = jobs.alias("program")
+_UNLEARNT = (
+    sa.select(attempts.c.job_id, attempts.c.number)
+    .where(attempts.c.learnt == literal(0), attempts.c.finished_at.is_not(None))
+    .order_by(attempts.c.finished_at)
+    .limit(sa.bindparam("limit"))
+)
+_KINDS_OF_WORK = (
+    sa.select(
+        *(jobs.c[name] for name in ("id", "stage", "spec", "model", "owner", "num_cores", "num_devices")),
+        _program.c.spec.label("program"),
+    )
+    .outerjoin(edges, sa.and_(edges.c.child_id == jobs.c.id, edges.c.input == PROGRAM))
+    .outerjoin(_program, _program.c.id == edges.c.parent_id)
+    .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)))
+)
+_SAMPLES = sa.select(history.c.key, history.c.samples).where(history.c.key.in_(sa.bindparam("keys", expanding=True)))
+_UPDATE = (
+    sa.update(history)
+    .where(history.c.key == sa.bindparam("the_key"))
+    .values(samples=sa.bindparam("kept", type_=sa.JSON), updated_at=sa.bindparam("at"))
+)
+
+
+def anything_new(connection: sa.Connection) -> bool:
+    """Whether there is an attempt to learn from."""
+    return connection.execute(_UNLEARNT, {"limit": 1}).first() is not None
+
+
+def learn(connection: sa.Connection, *, limit: int, half_life_s: float, term: int | None) -> int:
+    """Add the attempts that ended longest ago and are not learnt yet; returns how many.
+
+    Args:
+        connection: open transaction.
+        limit: how many at most.
+        half_life_s: after which half of an owner's use is forgotten.
+        term: of the leader.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
+    ended = _mark(connection, limit=limit)
+    if not ended:
+        return 0
+    work = kinds_of_work(connection, {row.job_id for row in ended})
+    sdks = _sdk_by_node(connection, {row.node_id for row in ended})
+    at = now(connection)
+    _remember(connection, ended, work=work, sdks=sdks, at=at)
+    _charge(connection, ended, work=work, half_life_s=half_life_s)
+    _note_models(connection, ended, work=work)
+    return len(ended)
+
+
+def _mark(connection: sa.Connection, *, limit: int) -> list[Any]:
+    """The attempts to learn from, which nobody else will learn from now; in the order in which they ended."""
+    found = connection.execute(_UNLEARNT, {"limit": limit}).all()
+    columns = ("job_id", "number", "state", "node_id", "started_at", "finished_at", "peak_rss_bytes", "placed_on")
+    marked: list[Any] = []
+    for some in chunks(found):
+        marked += connection.execute(
+            sa.update(attempts)
+            .where(sa.tuple_(attempts.c.job_id, attempts.c.number).in_([tuple(key) for key in some]))
+            .where(attempts.c.learnt == 0)
+            .values(learnt=1)
+            .returning(*(attempts.c[name] for name in columns))
+        )
+    return sorted(marked, key=lambda row: (row.finished_at, row.job_id, row.number))
+
+
+def kinds_of_work(connection: sa.Connection, job_ids: Iterable[int]) -> dict[int, Any]:
+    """By job: a row with what its keys are made of."""
+    found: dict[int, Any] = {}
+    for some in chunks(sorted(job_ids)):
+        found.update((row.id, row) for row in connection.execute(_KINDS_OF_WORK, {"jobs": some}))
+    return found
+
+
+def _keys(work: Any, *, sdk: str) -> tuple[str, ...]:
+    return estimates.keys_of(
+        work.stage,
+        spec=work.spec,
+        model=work.model,
+        sdk=sdk,
+        num_cores=work.num_cores,
+        num_devices=work.num_devices,
+        program=work.program,
+    )
+
+
+def _sdk_by_node(connection: sa.Connection, node_ids: Iterable[int]) -> dict[int, str]:
+    query = (
+        sa.select(nodes.c.id, hosts.c.toolchain)
+        .join(hosts, hosts.c.id == nodes.c.host_id)
+        .where(nodes.c.id.in_(list(node_ids)))
+    )
+    return {row.id: sdk_of(row.toolchain) for row in connection.execute(query)}
+
+
+def _remember(
+    connection: sa.Connection, ended: Sequence[Any], *, work: Mapping[int, Any], sdks: Mapping[int, str], at: float
+) -> None:
+    """Add running time and memory of the attempts that succeeded to all of their keys."""
+    keys = {
+        (row.job_id, row.number): _keys(work[row.job_id], sdk=sdks[row.node_id])
+        for row in ended
+        if row.state == "succeeded"
+    }
+    samples = _samples(connection, {key for some in keys.values() for key in some})
+    known = set(samples)
+    changed: dict[str, Sequence[Sample]] = dict(samples)
+    for row in ended:
+        for key in keys.get((row.job_id, row.number), ()):
+            changed[key] = estimates.remember(
+                changed.get(key, ()),
+                seconds=row.finished_at - row.started_at,
+                peak_rss_bytes=row.peak_rss_bytes or 0,
+            )
+    touched = sorted({key for some in keys.values() for key in some})
+    old = [{"the_key": key, "kept": changed[key]} for key in touched if key in known]
+    new = [{"key": key, "samples": changed[key], "updated_at": at} for key in touched if key not in known]
+    if old:
+        connection.execute(_UPDATE, [{**row, "at": at} for row in old])
+    if new:
+        connection.execute(sa.insert(history), new)
+
+
+def _samples(connection: sa.Connection, keys: Iterable[str]) -> dict[str, Sequence[Sample]]:
+    found: dict[str, Sequence[Sample]] = {}
+    for some in chunks(sorted(keys)):
+        found.update((row.key, row.samples) for row in connection.execute(_SAMPLES, {"keys": some}))
+    return found
+
+
+def _charge(connection: sa.Connection, ended: Sequence[Any], *, work: Mapping[int, Any], half_life_s: float) -> None:
+    """Add what the attempts have used to their owners' accounts, which halve with every half-life."""
+    known = {row.name: dict(row._mapping) for row in connection.execute(sa.select(owners).with_for_update())}
+    accounts: dict[str, dict[str, Any]] = {}
+    for row in ended:
+        name = work[row.job_id].owner
+        fresh = {"name": name, "core_seconds": 0.0, "slot_seconds": 0.0, "updated_at": row.finished_at}
+        account = accounts.setdefault(name, dict(known.get(name, fresh)))
+        _decay(account, at=row.finished_at, half_life_s=half_life_s)
+        num_cores = sum(len(place["cores"]) for place in row.placed_on or ())
+        account["core_seconds" if num_cores else "slot_seconds"] += max(1, num_cores) * (
+            row.finished_at - row.started_at
+        )
+    statement = sa.update(owners).where(owners.c.name == sa.bindparam("the_owner"))
+    for name in sorted(accounts):
+        if name in known:
+            values = {key: value for key, value in accounts[name].items() if key != "name"}
+            connection.execute(statement, {"the_owner": name, **values})
+        else:
+            connection.execute(sa.insert(owners), accounts[name])
+
+
+def _decay(account: dict[str, Any], *, at: float, half_life_s: float) -> None:
+    """Bring an account to a later time; an attempt that ended before that is charged in full."""
+    passed_s = at - account["updated_at"]
+    if passed_s > 0:
+        for name in ("core_seconds", "slot_seconds"):
+            account[name] *= 0.5 ** (passed_s / half_life_s)
+        account["updated_at"] = at
+
+
+def _note_models(connection: sa.Connection, ended: Sequence[Any], *, work: Mapping[int, Any]) -> None:
+    """Remember which models devices have run lately: they have their programs and files at hand."""
+    ran: dict[int, list[str]] = collections.defaultdict(list)
+    for row in ended:
+        for place in row.placed_on or ():
+            if work[row.job_id].model:
+                ran[place["device_id"]].insert(0, work[row.job_id].model)
+    if not ran:
+        return
+    for row in connection.execute(sa.select(devices.c.id, devices.c.models).where(devices.c.id.in_(sorted(ran)))).all():
+        models = list(dict.fromkeys([*ran[row.id], *(row.models or ())]))[:_NUM_MODELS]
+        if models != row.models:
+            connection.execute(sa.update(devices).where(devices.c.id == row.id).values(models=models))
+
+
+def predict(connection: sa.Connection, job_ids: Iterable[int], *, sdk: str) -> dict[int, Estimate]:
+    """What jobs are predicted to take, by job, as far as the farm has seen the like.
+
+    Args:
+        connection: a read transaction.
+        job_ids: which jobs.
+        sdk: version of the SDK that they will find.
+    """
+    keys = {job_id: _keys(work, sdk=sdk) for job_id, work in kinds_of_work(connection, job_ids).items()}
+    samples = _samples(connection, {key for some in keys.values() for key in some})
+    return {job_id: estimates.estimate(samples, some) for job_id, some in keys.items()}
+
+
+def typical_s(connection: sa.Connection) -> dict[str, float]:
+    """The running time by stage, whatever the model."""
+    samples = _samples(connection, list(map(str, Stage)))
+    return {str(stage): estimates.estimate(samples, (str(stage),)).expected_s for stage in Stage}
+
+
+def shares(connection: sa.Connection, *, half_life_s: float) -> dict[str, float]:
+    """By owner: the core-seconds that count against him now, running attempts included. A slot counts as a core."""
+    at = now(connection)
+    found = use_of_running(connection, at=at)
+    for row in connection.execute(sa.select(owners)):
+        account = dict(row._mapping)
+        _decay(account, at=at, half_life_s=half_life_s)
+        found[row.name] = found.get(row.name, 0.0) + account["core_seconds"] + account["slot_seconds"]
+    return found

@@ -1,0 +1,1 @@
+"""Artifacts: where they are kept, found, verified, collected."""

@@ -1,0 +1,1 @@
+"""The read side: frozen values for commands and reports. Writes nothing."""
