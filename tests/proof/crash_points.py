@@ -13,8 +13,8 @@ from collections.abc import Callable
 from farm import models
 from tests.proof import snapshot
 from tests.proof.crashing import AFTER_COMMIT, BEFORE_STATEMENT, Crashed, CrashingDatabase, ends_at
-from tests.proof.operations import Act
 from tests.proof.site import Site
+from tests.proof.situations import Act
 from tests.proof.snapshot import Snapshot
 from tests.proof.world import World
 

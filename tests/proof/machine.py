@@ -18,8 +18,9 @@ from farm.models import HEALTH_STATES, KINDS, submissions
 from farm.records import Limits
 from qeff_engine import spec
 from qeff_engine.errors import FailureClass
+from tests.proof.processes import Stage
 from tests.proof.site import Site
-from tests.proof.world import LEADER_LEASE_S, LEASE_S, Stage, World
+from tests.proof.world import LEADER_LEASE_S, LEASE_S, World
 
 picks = st.integers(0, 1000)
 PAUSES_S = (0.5, LEADER_LEASE_S + 1, LEASE_S / 2 + 1, LEASE_S + 1)

@@ -10,7 +10,8 @@ from farm import testing
 from farm.db import Database
 from farm.models import events
 from tests.proof.clock import Clock
-from tests.proof.world import Shelf, World, shelf
+from tests.proof.shelf import Shelf, shelf
+from tests.proof.world import World
 
 
 class Site:

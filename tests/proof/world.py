@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from farm import testing
@@ -24,15 +22,16 @@ from farm.models import attempts as attempt_rows
 from farm.models import core_leases, host_leases, leader, outbox, submissions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
-from farm.records import ArtifactRecord, Claim, Message, Usage
+from farm.records import Message, Usage
 from farm.scheduling import rounds
 from farm.scheduling.dispatch import BrokerDown
 from farm.settings import Settings
 from farm.states import FINAL
-from farm.store.artifacts import Store, remove_tree
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants, snapshot
 from tests.proof.clock import START, Clock
+from tests.proof.processes import Broker, Key, Node, Scheduler, Stage
+from tests.proof.shelf import Shelf
 from tests.proof.stepping import Stepped
 from workers import recovery
 
@@ -40,97 +39,12 @@ LEASE_S, LEADER_LEASE_S = 60.0, 5.0
 _ROUNDS = 120  # of a farm without faults, until everything must have ended
 _SKEW_S = 3600.0
 
-Key = tuple[int, int]  # job, attempt
-
 
 def plan(*, cores: tuple[int, ...], tag: str) -> Plan:
     """A small sweep; one with the same tag shares its work."""
     small = testing.small_plan(cores=cores, tag=tag)
     planned = (dataclasses.replace(job, spec={**job.spec, "kind": "hub"}) for job in small.jobs)
     return dataclasses.replace(small, jobs=tuple(planned))
-
-
-class Broker:
-    """Keeps messages for ever, so that each may come late, again, or in another order; or loses all."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.is_down = False
-
-    def send(self, messages: Sequence[Message]) -> list[int]:
-        """As :meth:`farm.scheduling.dispatch.Sender.send`."""
-        if self.is_down:
-            raise BrokerDown("down")
-        self.messages += messages
-        return [message.id for message in messages]
-
-
-@dataclasses.dataclass(kw_only=True)
-class Node:
-    """A node's process, or the one that took its place."""
-
-    host_id: int
-    kind: str
-    queue: str
-    node_id: int
-    device_id: int | None
-    skew_s: float
-
-
-@dataclasses.dataclass(kw_only=True)
-class Stage:
-    """A stage's process, as its host has it."""
-
-    claim: Claim
-    node: Node
-    is_alive: bool = True
-
-    @property
-    def key(self) -> Key:
-        """The attempt."""
-        return self.claim.job_id, self.claim.attempt
-
-    @property
-    def cores(self) -> set[tuple[int, int]]:
-        """The cores that it works on."""
-        return {(grant.device_id, core) for grant in self.claim.grants for core in grant.cores}
-
-
-@dataclasses.dataclass(kw_only=True)
-class Scheduler:
-    """A scheduler's process."""
-
-    holder: str
-    term: int | None = None
-    round: Stepped | None = None
-
-
-class Shelf:
-    """A store of artifacts, each of which says what it was made of: the same work gives the same artifact."""
-
-    def __init__(self, root: Path) -> None:
-        self.store = Store(root)
-        self._published: dict[str, ArtifactRecord] = {}
-
-    def publish(self, claim: Claim) -> ArtifactRecord:
-        """What the stage of a claim makes."""
-        content = f"{claim.stage} {sorted(claim.spec.items())} {sorted(claim.inputs.items())}"
-        if content not in self._published:
-            tree = self.store.new_tree()
-            (tree / "content").write_text(content, encoding="utf-8")
-            self._published[content] = self.store.publish(tree, stage=claim.stage)
-        return self._published[content]
-
-
-@contextlib.contextmanager
-def shelf() -> Iterator[Shelf]:
-    """A shelf that is there for a while."""
-    with tempfile.TemporaryDirectory(prefix="farm-proof-") as directory:
-        root = Path(directory) / "store"
-        try:
-            yield Shelf(root)
-        finally:
-            remove_tree(root)
 
 
 class World:
