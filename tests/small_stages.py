@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from qeff_engine import events, spec
 from qeff_engine.errors import InvalidInput
 from qeff_engine.stage import StageContext, StageResult
@@ -166,7 +168,7 @@ def _use(argument: str, context: StageContext) -> None:
     if on:
         Path(path).write_text("all")
         time.sleep(600)
-    while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+    while not all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children()):
         time.sleep(0.01)
 
 

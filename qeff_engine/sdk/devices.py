@@ -206,7 +206,7 @@ def _query(command: list[str], *, limit_s: float) -> tuple[int, str]:
         )
     except subprocess.TimeoutExpired as error:
         raise Infrastructure(
-            f"{command[0]} did not answer within {limit_s:.0f} s.", advice="A device may hang; see the kernel's log."
+            f"{command[0]} did not answer within {limit_s:g} s.", advice="A device may hang; see the kernel's log."
         ) from error
     except OSError as error:
         raise Infrastructure(f"{command[0]} could not be started: {error}.") from error

@@ -141,10 +141,9 @@ def test_failing_tool_is_an_error_with_its_words(tmp_path):
         devices.discover(sdk_with(tmp_path, "sys.exit('no driver')"))
 
 
-def test_hanging_tool_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "_QUERY_LIMIT_S", 0.2)
+def test_hanging_tool_is_an_error(tmp_path):
     with pytest.raises(Infrastructure, match=r"did not answer within 0.2 s"):
-        devices.discover(sdk_with(tmp_path, "import signal\nsignal.pause()"))
+        devices.discover(sdk_with(tmp_path, "import signal\nsignal.pause()"), limit_s=0.2)
 
 
 def test_the_tightest_fit_is_picked():
