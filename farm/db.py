@@ -20,6 +20,10 @@ HEAD = REVISIONS[-1]
 WAKE_CHANNEL = "farm_wake"
 
 BUSY_TIMEOUT_MS = 10_000  # how long SQLite waits for another writer
+# One process opens no more, and keeps two: a node of 16 cores must not take a tenth of the server's 100 connections.
+# Threads beyond wait for one that comes back, which takes milliseconds.
+POSTGRESQL_CONNECTIONS = 8
+_POOL_PATIENCE_S = 60.0
 _ROWS_AT_ONCE = 10_000
 _WRITE = "farm_write"
 
@@ -119,7 +123,8 @@ def open_database(url: str, *, clock: Callable[[], float] | None = None) -> Data
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = sa.create_engine(parsed, max_overflow=64, pool_pre_ping=True, connect_args=_TCP)
+        pool = {"pool_size": 2, "max_overflow": POSTGRESQL_CONNECTIONS - 2, "pool_timeout": _POOL_PATIENCE_S}
+        engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=_TCP, **pool)
     if clock is not None:
         engine = engine.execution_options(**{_CLOCK: clock})
     return Database(engine)

@@ -97,3 +97,34 @@ def test_a_database_without_a_farm_says_how_to_start_one(empty_url: str) -> None
 def test_a_database_that_cannot_be_written_is_one_clear_message() -> None:
     with pytest.raises(StorageFault, match=r"Cannot write the database .*nowhere/farm\.db"):
         schema.upgrade("sqlite:////nowhere/farm.db")
+
+
+def test_a_farm_of_the_first_revision_keeps_its_rows_and_gets_owners(empty_url: str) -> None:
+    with testing.fresh_database(empty_url) as database:
+        testing.add_host(database)
+        testing.add_submission(database, owner="grace")
+        testing.admit_all(database)
+        with database.write() as connection:
+            command.downgrade(schema.config(connection), "0001")
+        before = rows_of(database, "submissions", "jobs", "edges", "points", "events", "hosts", "devices", "cores")
+        assert "owner" not in before["jobs"][0]
+        with database.write() as connection:
+            command.upgrade(schema.config(connection), "head")
+        after = rows_of(database, *before)
+        for table, rows in before.items():
+            assert [{name: row[name] for name in rows[0]} for row in after[table]] == rows
+        assert {row["owner"] for row in after["jobs"]} == {"grace"}
+        with database.read() as connection:
+            if database.dialect == "sqlite":
+                assert connection.execute(sa.text("PRAGMA foreign_key_check")).all() == []
+        database.check()
+        testing.add_submission(database, testing.small_plan(tag="more"))
+
+
+def rows_of(database: Database, *tables: str) -> dict[str, list[dict[str, object]]]:
+    """Rows of tables as they are, whatever columns they have now."""
+    with database.read() as connection:
+        return {
+            name: [dict(row) for row in connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY 1, 2")).mappings()]
+            for name in tables
+        }
