@@ -205,6 +205,7 @@ def _doers() -> dict[tuple[JobState, str], list[str]]:
             # One that leaves the move to another of its module leads from where that one does.
             called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & set(functions)
             sources = own[name] or {source for other in called for source in own[other]} or set(JobState)
+            sources = sources - _excluded(function)
             words = {node.value for node in ast.walk(function) if isinstance(node, ast.Constant)}
             for way in ways:
                 if way[0] in sources and way[1] in words:
@@ -221,6 +222,15 @@ def _sources(function: ast.FunctionDef) -> set[JobState]:
         value = getattr(node, "value", None) if named or assigned else None
         if isinstance(value, ast.Attribute) and ast.unparse(value.value) == JobState.__name__:
             found.add(JobState[value.attr])
+    return found
+
+
+def _excluded(function: ast.FunctionDef) -> set[JobState]:
+    """The states that a function asserts its ``source`` is not."""
+    found: set[JobState] = set()
+    for node in ast.walk(function):
+        said = ast.unparse(node.test) if isinstance(node, ast.Assert) else ""
+        found |= {state for state in JobState if said == f"source is not {JobState.__name__}.{state.name}"}
     return found
 
 
