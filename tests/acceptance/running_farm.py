@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,11 @@ class RunningFarm:
 
     def starts(self) -> collections.Counter[int]:
         """How often a stage was started, by job."""
-        return collections.Counter(int(path.name.partition(".")[0]) for path in self._starts.iterdir())
+        return collections.Counter(int(path.name.partition(".")[0]) for path in self.start_files())
+
+    def start_files(self) -> list[Path]:
+        """An empty file ``JOB.ATTEMPT-...`` per start of a stage, made when it began."""
+        return sorted(self._starts.iterdir())
 
     def stage_pids(self) -> list[int]:
         """Leaders of the stages' process groups."""
@@ -101,6 +106,24 @@ class RunningFarm:
                 if group is not None and psutil.pid_exists(group["pid"]):
                     found.append(group["pid"])
         return found
+
+    def freeze(self, pid: int) -> None:
+        """SIGSTOP, but not within a transaction: SQLite would let nobody else write until it goes on."""
+
+        def frozen() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            look = sqlite3.connect(self.settings.home / "farm.db", isolation_level=None, timeout=0.5)
+            try:
+                look.execute("BEGIN IMMEDIATE")
+                look.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                return False
+            finally:
+                look.close()
+            return True
+
+        self.wait_until(frozen, what="a moment outside of transactions")
 
     def assert_sound(self, submission_id: int) -> None:
         """Every job succeeded once, nothing is held, nothing runs, nothing is left over."""

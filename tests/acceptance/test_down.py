@@ -92,7 +92,8 @@ def test_the_first_interrupt_hands_back_and_the_second_kills_whatever_does_not_l
 @contextlib.contextmanager
 def in_foreground(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], farm_settings.Settings]]:
     settings = farm_settings.load(home=str(home), environ={"PATH": os.environ["PATH"]})
-    code = "from farm import local, settings; local.foreground(settings.load(), node_module='tests.small_node')"
+    code = "from farm import settings\nfrom farm.home import local\n"
+    code += "local.foreground(settings.load(), node_module='tests.small_node')"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, **farm_settings.to_environ(settings)},

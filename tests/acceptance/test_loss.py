@@ -124,25 +124,6 @@ def leader_row(farm: RunningFarm) -> tuple[str, int]:
         return tuple(connection.execute(sa.select(leader.c.holder, leader.c.term)).one())
 
 
-def freeze(farm: RunningFarm, pid: int) -> None:
-    """SIGSTOP, but not within a transaction: SQLite would let nobody else write until it goes on."""
-
-    def frozen() -> bool:
-        os.kill(pid, signal.SIGSTOP)
-        look = sqlite3.connect(farm.settings.home / "farm.db", isolation_level=None, timeout=0.5)
-        try:
-            look.execute("BEGIN IMMEDIATE")
-            look.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            os.kill(pid, signal.SIGCONT)
-            return False
-        finally:
-            look.close()
-        return True
-
-    farm.wait_until(frozen, what="a moment outside of transactions")
-
-
 def test_a_second_scheduler_takes_over_and_the_frozen_one_writes_nothing_when_it_wakes(farm: RunningFarm) -> None:
     environ = {**os.environ, **farm_settings.to_environ(farm.settings)}
     first = farm.children["scheduler"]
@@ -154,7 +135,7 @@ def test_a_second_scheduler_takes_over_and_the_frozen_one_writes_nothing_when_it
         try:
             submission_id = farm.submit(small_sweep.plan("sleep=0.1;lead", prompt="sleep=0.1;lead"))
             farm.wait_until(lambda: farm.states(submission_id)[JobState.SUCCEEDED] >= 1, what="progress")
-            freeze(farm, first)
+            farm.freeze(first)
             farm.wait_until(lambda: leader_row(farm)[1] > term, what="another leader")
             assert f":{second.pid}:" in leader_row(farm)[0]
             farm.wait_until(lambda: farm.states(submission_id)[JobState.SUCCEEDED] >= 3, what="progress")
