@@ -87,20 +87,21 @@ def celery_rate(broker_url: str, directory: Path) -> float:
     counted.touch()
     environ = {**os.environ, "BENCH_BROKER_URL": broker_url}
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.noop_throughput", "worker", "-c", "2", "-l", "ERROR"]
-    app.conf.broker_url = broker_url
+    sender = Celery("bench-sender", broker=broker_url, set_as_current=False)
     with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as worker:
         try:
-            count.delay(str(counted))
+            sender.send_task(count.name, args=[str(counted)], queue=_QUEUE, ignore_result=True)
             while counted.stat().st_size < 1:
                 time.sleep(_POLL_S)
             began = time.perf_counter()
             for _ in range(NUM_TASKS):
-                count.delay(str(counted))
+                sender.send_task(count.name, args=[str(counted)], queue=_QUEUE, ignore_result=True)
             while counted.stat().st_size < NUM_TASKS + 1:
                 time.sleep(_POLL_S)
             return NUM_TASKS / (time.perf_counter() - began)
         finally:
             worker.terminate()
+            sender.close()
 
 
 def rates(node_module: str, number: int, *, runs: int) -> tuple[list[float], list[float]]:
