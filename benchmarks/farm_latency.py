@@ -78,7 +78,7 @@ def running_figures(runs: int) -> list[measure.Figure]:
         measure.Figure(
             name="submit to running, idle farm", ours=statistics.median(took), unit="ms", goal=_LATENCY_GOAL_MS
         ),
-        measure.Figure(name="idle farm of four nodes, of a core", ours=percent, unit="%", goal=_IDLE_GOAL_PERCENT),
+        measure.Figure(name="idle farm with three nodes, of a core", ours=percent, unit="%", goal=_IDLE_GOAL_PERCENT),
     ]
 
 

@@ -25,7 +25,7 @@ from farm import db, testing
 from farm import settings as farm_settings
 from farm.lifecycle import admission, attempts, claims
 from farm.records import Assignment, Claim, Message, Success, Usage
-from farm.scheduling import rounds
+from farm.scheduling import candidates, rounds
 
 _NUM_HOSTS, _NUM_SLOTS = 8, 4
 _DEVICES = (16, 14, 16, 14)
@@ -125,7 +125,7 @@ def claims_per_s(database: db.Database) -> float:
     for number in range(_CLAIMANTS):
         host = testing.add_host(database, name=f"claimant{number}", cores=(), num_slots=per_node)
         with database.read() as connection:
-            ready = admission.ready(connection, limit=per_node, of_device=False)
+            ready = candidates.ready(connection, limit=per_node, of_device=False)[:per_node]
         chosen = [
             Assignment(job_id=job.id, node_id=host.host_node, queue=host.host_queue, device_ids=(), reason="bench")
             for job in ready

@@ -237,7 +237,7 @@ class _Node:
         canary = Canary(patience_s=_DEAF_AFTER_RESENDS * self._settings.queued_resend_s)
 
         def beat() -> None:
-            while not ended.wait(self._settings.heartbeat_s):
+            while not ended.wait(_heartbeat_s(self._settings)):
                 try:
                     why = self._beat(workplace, canary)
                 except sa.exc.DBAPIError as error:
@@ -298,3 +298,8 @@ class _Node:
 
     def _on_shutdown(self, *_: Any, **__: Any) -> None:
         self._stopping.set()
+
+
+def _heartbeat_s(settings: Settings) -> float:
+    """How often a node says that it lives: less often than attempts do, which also tell how far they are."""
+    return max(settings.heartbeat_s, min(2.5 * settings.heartbeat_s, settings.lease_s / 8))

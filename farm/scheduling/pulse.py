@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from farm.db import WAKE_CHANNEL, Database
 
-_SQLITE_LOOK_S = 0.02
+_SQLITE_LOOK_S = 0.04
 _NEWEST = "SELECT (SELECT max(id) FROM events), (SELECT max(id) FROM nodes)"
 
 
