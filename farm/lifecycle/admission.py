@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
-from farm.db import now
+from farm.db import now, recordset
 from farm.errors import StaleTransition
 from farm.lifecycle import following, leadership, outbox, results, settling
 from farm.lifecycle.transitions import chunks, hold_graph, move, move_each
@@ -27,15 +28,6 @@ _ANEW = sa.select(jobs.c.id).where(jobs.c.id.in_(sa.bindparam("jobs", expanding=
 _LIVE_KEYS = sa.select(jobs.c.action_key).where(
     jobs.c.action_key.in_(sa.bindparam("keys", expanding=True)), jobs.c.state.in_(literals(LIVE))
 )
-_PREDICT_ANEW = (
-    sa.update(jobs)
-    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
-    .values(
-        expected_s=sa.bindparam("expected"),
-        reserved_s=sa.bindparam("reserved"),
-        ram_bytes=sa.case((jobs.c.failures == 0, sa.bindparam("ram")), else_=jobs.c.ram_bytes),
-    )
-)
 _ADMISSIBLE = (
     sa.select(jobs.c.id, jobs.c.stage, jobs.c.spec, jobs.c.needs, jobs.c.exclusive)
     .where(jobs.c.state == literal(JobState.WAITING), jobs.c.remaining == literal(0), jobs.c.leader_id.is_(None))
@@ -47,11 +39,6 @@ _INPUTS = (
     sa.select(edges.c.child_id, edges.c.input, _parents.c.artifact)
     .join(_parents, _parents.c.id == edges.c.parent_id)
     .where(edges.c.child_id.in_(sa.bindparam("children", expanding=True)))
-)
-_EXPLAIN = (
-    sa.update(jobs)
-    .where(jobs.c.id == sa.bindparam("job"), jobs.c.state == str(JobState.READY))
-    .values(reason=sa.bindparam("why"), forecast_at=sa.bindparam("when"))
 )
 _NEWS_S = 5.0  # a forecast that is off by less is left as it is
 
@@ -270,14 +257,20 @@ def predict_anew(
     """
     leadership.require_term(connection, term)
     changed = [
-        {"job": job.id, "expected": new.expected_s, "reserved": new.reserved_s, "ram": new.ram_bytes or job.ram_bytes}
+        {
+            "id": job.id,
+            "expected_s": new.expected_s,
+            "reserved_s": new.reserved_s,
+            "ram_bytes": new.ram_bytes or job.ram_bytes,
+        }
         for job in sorted(ready, key=lambda job: job.id)
         if (new := predicted.get(job.id)) is not None
         and (new.expected_s, new.reserved_s, new.ram_bytes or job.ram_bytes)
         != (job.expected_s, job.reserved_s, job.ram_bytes)
     ]
     if changed:
-        connection.execute(_PREDICT_ANEW, changed)
+        statement = _note_each(connection.dialect.name, ("id", "expected_s", "reserved_s", "ram_bytes"))
+        connection.execute(statement, {"rows": changed})
     return len(changed)
 
 
@@ -299,12 +292,22 @@ def explain(connection: sa.Connection, waiting: Mapping[int, Waiting], *, term: 
             .order_by(jobs.c.id)
         )
         changed += [
-            {"job": row.id, "why": waiting[row.id].reason, "when": waiting[row.id].forecast_at}
+            {"id": row.id, "reason": waiting[row.id].reason, "forecast_at": waiting[row.id].forecast_at}
             for row in rows
             if row.reason != waiting[row.id].reason or _moved(row.forecast_at, waiting[row.id].forecast_at, at=at)
         ]
     if changed:
-        connection.execute(_EXPLAIN, changed)
+        connection.execute(_note_each(connection.dialect.name, ("id", "reason", "forecast_at")), {"rows": changed})
+
+
+@functools.cache
+def _note_each(dialect: str, names: tuple[str, ...]) -> sa.Update:
+    """The UPDATE that writes columns of several ready jobs at once, and leaves their state."""
+    given = recordset(dialect, jobs, names)
+    values: dict[str, Any] = {name: given.c[name] for name in names if name != "id"}
+    if "ram_bytes" in values:  # raised for the next try of a job that has failed
+        values["ram_bytes"] = sa.case((jobs.c.failures == 0, given.c.ram_bytes), else_=jobs.c.ram_bytes)
+    return sa.update(jobs).where(jobs.c.id == given.c.id, jobs.c.state == str(JobState.READY)).values(**values)
 
 
 def _moved(old: float | None, new: float | None, *, at: float) -> bool:
