@@ -75,11 +75,11 @@ _FETCH_AGAIN = "Fetch the file again."
 
 def _parsed(raw: bytes, *, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(raw)
+        header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
     except (ValueError, AttributeError) as error:
         raise InvalidInput(f"The header of {path} is damaged: {error}.", advice=_FETCH_AGAIN) from error
-    return header  # type: ignore[no-any-return]
+    return header
 
 
 def _place(name: str, fields: Any, *, path: Path, start: int) -> TensorPlace:

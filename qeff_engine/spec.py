@@ -75,7 +75,8 @@ class StageSpec:
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values; tuples become lists."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:

@@ -247,10 +247,16 @@ class Keeper:
         child.not_before = now + delay_s
         _logger.warning("%s ended with exit code %d, is started again in %.1f s", name, code, delay_s)
 
-    def _say(self, **changes: object) -> None:
-        """Tell whoever asks how far the farm is."""
+    def _say(self, *, phase: str | None = None, doing: str | None = None, error: tuple[str, str] | None = None) -> None:
+        """Tell whoever asks how far the farm is; what is not given stays as it was."""
         identities = {name: child.identity for name, child in self._children.items() if child.identity is not None}
-        self._state = dataclasses.replace(self._state, children=identities, **changes)  # type: ignore[arg-type]
+        self._state = dataclasses.replace(
+            self._state,
+            children=identities,
+            phase=self._state.phase if phase is None else phase,
+            doing=self._state.doing if doing is None else doing,
+            error=self._state.error if error is None else error,
+        )
         self._state.write(self._settings)
 
     def _end_leftovers(self) -> None:

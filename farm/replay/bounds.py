@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 from farm.placement.bins import Bin, bins_of
@@ -123,18 +124,19 @@ def _weights(widths: Sequence[int], *, largest: int) -> Iterable[tuple[str, _Wei
     """Ways of counting width: as it is, wide tasks alone, and narrow ones left out where wide ones fill a device."""
     yield "work", float
     for least in widths:
-        yield f"wide ({least} or more)", lambda width, least=least: float(width >= least)  # type: ignore[misc]
+        yield f"wide ({least} or more)", functools.partial(_at_least, least)
         if least <= largest // 2:
-            yield (
-                f"wide (without those under {least})",
-                lambda width, least=least: (
-                    0.0  # type: ignore[misc]
-                    if width < least
-                    else float(largest)
-                    if width > largest - least
-                    else float(width)
-                ),
-            )
+            yield f"wide (without those under {least})", functools.partial(_without_narrow, least, largest)
+
+
+def _at_least(least: int, width: int) -> float:
+    return float(width >= least)
+
+
+def _without_narrow(least: int, largest: int, width: int) -> float:
+    if width < least:
+        return 0.0
+    return float(largest if width > largest - least else width)
 
 
 def _capacity(size: int, widths: Sequence[int], weight: _Weight) -> float:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from farm.errors import DamagedArtifact, StorageFault
 from farm.store.manifest import DigestCache, FileEntry, Look, Manifest, names, read_json, write_atomically
@@ -63,9 +64,9 @@ def _read_looks(wrapper: Path) -> tuple[dict[str, Look], float]:
     """How files looked and when their contents were last read; nothing, if that is not known: they are read then."""
     found = read_json(wrapper / "looks.json")
     try:
-        looks = {name: Look(**fields) for name, fields in dict(found["looks"]).items()}  # type: ignore[call-overload]
-        return looks, float(str(found["read_at"]))
-    except (KeyError, TypeError, ValueError):
+        noted: Any = found["looks"]
+        return {name: Look(**fields) for name, fields in noted.items()}, float(str(found["read_at"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
         return {}, 0.0
 
 

@@ -7,6 +7,7 @@ and says the reason only in its log.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from qeff_engine.errors import DeviceLost, DeviceOutOfMemory, EngineError, Infrastructure, InvalidInput
 
@@ -67,6 +68,7 @@ def failure(step: str, *, status: object, text: str = "", default: type[EngineEr
 def _number(status: object) -> int:
     """A status as a number; 500 (general error) for anything else."""
     try:
-        return int(getattr(status, "value", status))  # type: ignore[call-overload, no-any-return]
+        number: Any = getattr(status, "value", status)
+        return int(number)
     except (TypeError, ValueError):
         return 500
