@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from farm import db, schema, wire
 from farm.fleet import devices
 from farm.lifecycle import admission, attempts, jobs
+from farm.models import devices as device_rows
 from farm.plan import Plan, PlannedJob, PlannedPoint
 from farm.records import ArtifactRecord, Claim, DeviceRecord, Usage
 from qeff_engine.spec import Stage
@@ -33,6 +36,12 @@ def fresh_database(url: str | None = None, *, clock: Callable[[], float] | None 
             yield database
         finally:
             database.dispose()
+
+
+def set_health(connection: sa.Connection, device_id: int, *, health: str, reason: str) -> None:
+    """Let a device have some health, whatever its host's tool would say."""
+    found = device_rows.c.id == device_id
+    connection.execute(sa.update(device_rows).where(found).values(health=health, health_reason=reason))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

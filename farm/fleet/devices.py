@@ -202,20 +202,6 @@ def stop_node(connection: sa.Connection, node_id: int) -> None:
     )
 
 
-def set_health(connection: sa.Connection, device_id: int, *, health: str, reason: str) -> None:
-    """Set a device's health; only a ``ready`` one gets new work."""
-    connection.execute(
-        sa.update(devices)
-        .where(devices.c.id == device_id)
-        .values(health=health, health_reason=reason, checked_at=now(connection))
-    )
-
-
-def live_nodes(connection: sa.Connection, *, max_age_s: float) -> list[int]:
-    """Ids of the nodes that were heard lately and have not stopped."""
-    return list(connection.scalars(sa.select(nodes.c.id).where(*_alive(connection, max_age_s)).order_by(nodes.c.id)))
-
-
 def _alive(connection: sa.Connection, max_age_s: float) -> tuple[sa.ColumnElement[bool], ...]:
     at = now(connection)
     # One that was heard in the future was heard before the clock was set back; if it lives, it is heard again.

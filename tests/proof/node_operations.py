@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from farm import testing
 from farm.db import Database
 from farm.fleet import devices
 from farm.lifecycle import attempts, jobs, leases, reaping, rebuilding
@@ -41,7 +42,7 @@ def claim_where_no_room_is(world: World) -> Act:
     key, node_id = _message(world, rounds=3)
     for place in world.places:
         if place.device_id is not None:
-            world.write(devices.set_health, place.device_id, health="quarantined", reason="test")
+            world.write(testing.set_health, place.device_id, health="quarantined", reason="test")
     return writing(claim_all, [key], node_id=node_id, lease_s=LEASE_S)
 
 
@@ -123,7 +124,7 @@ def stop_a_node(world: World) -> Act:
 
 
 def set_health(world: World) -> Act:
-    return writing(devices.set_health, world.nodes[1].device_id, health="lost", reason="gone")
+    return writing(testing.set_health, world.nodes[1].device_id, health="lost", reason="gone")
 
 
 OPERATIONS: Mapping[str, Callable[[World], Act]] = {

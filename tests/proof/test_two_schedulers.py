@@ -9,10 +9,9 @@ import pytest
 from farm import testing
 from farm.db import Database
 from farm.errors import StaleTransition
-from farm.fleet import devices
 from farm.lifecycle import admission, leadership, outbox
 from farm.records import Message
-from farm.scheduling import maintenance, rounds
+from farm.scheduling import capacity, maintenance, rounds
 
 _LEASE_S = 5.0
 
@@ -91,7 +90,7 @@ def test_it_takes_no_queued_job_from_its_node(empty_url: str) -> None:
         clock.now += 2 * _LEASE_S
         term = lead(database, holder="next")
         with database.read() as connection:
-            assert devices.live_nodes(connection, max_age_s=_LEASE_S) == []
+            assert capacity.capacity(connection, max_age_s=_LEASE_S).hosts == ()
         with pytest.raises(StaleTransition, match="Term 1 is over"):
             maintenance.give_back_stranded(database, max_age_s=_LEASE_S, term=late_term)
         assert maintenance.give_back_stranded(database, max_age_s=_LEASE_S, term=term) == 1

@@ -311,7 +311,7 @@ class World:
 
     def set_health(self, device_id: int, health: str) -> None:
         """Somebody finds a device healthy or not."""
-        self.write(devices.set_health, device_id, health=health, reason="test")
+        self.write(testing.set_health, device_id, health=health, reason="test")
 
     # A farm in which nothing goes wrong.
 
