@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from farm.errors import DatabaseTooNew, FarmNotUp, Refused
 
 # Every revision of migrations/versions, oldest first. Kept here so that commands need not import Alembic.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 HEAD = REVISIONS[-1]
 
 # PostgreSQL tells the scheduler on this channel that there is something to do. A hint: the tables are looked at anyway.

@@ -163,7 +163,6 @@ attempts = sa.Table(
     sa.CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
     partial_index("uq_attempts_running", "job_id", unique=True, where="state = 'running'"),
     sa.CheckConstraint("learnt IN (0, 1)", name="learnt"),
-    partial_index("ix_attempts_lease", "lease_until", where="state = 'running'"),
     partial_index("ix_attempts_unlearnt", "finished_at", where="learnt = 0 AND finished_at IS NOT NULL"),
     partial_index("uq_attempts_succeeded", "job_id", unique=True, where="state = 'succeeded' AND replaced_at IS NULL"),
 )
