@@ -8,13 +8,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.lifecycle import leases
-from farm.models import attempts, cores, devices, edges, hosts, jobs, nodes
+from farm.models import attempts, cores, devices, edges, hosts, jobs, literal, nodes
 from farm.needs import sdk_of
 from farm.placement.estimates import keys_of
 from farm.records import Capacity, DeviceCapacity, HostCapacity
 from farm.replay.traces import Task, Trace
 from farm.scheduling import history
 
+# A job that was done anew has succeeded twice, and its later result replaced the earlier.
+_COUNTS = sa.and_(attempts.c.state == literal("succeeded"), attempts.c.replaced_at.is_(None))
 _DONE = (
     sa.select(
         *(jobs.c[name] for name in ("id", "stage", "kind", "owner", "priority", "num_cores", "num_devices")),
@@ -24,7 +26,7 @@ _DONE = (
         attempts.c.peak_rss_bytes,
         hosts.c.toolchain,
     )
-    .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.state == "succeeded"))
+    .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, _COUNTS))
     .join(nodes, nodes.c.id == attempts.c.node_id)
     .join(hosts, hosts.c.id == nodes.c.host_id)
     .order_by(jobs.c.created_at, jobs.c.id)
