@@ -79,10 +79,15 @@ def _port(log: Path) -> int:
 @pytest.fixture
 def bucket(s3_server: S3Server) -> str:
     """URL of a place in a fresh bucket."""
+    return fresh_bucket(s3_server)
+
+
+def fresh_bucket(server: S3Server) -> str:
+    """URL of a place in a bucket that was made just now."""
     import fsspec
 
     name = f"b{uuid.uuid4().hex[:12]}"
-    fsspec.filesystem("s3", **s3_server.options(), skip_instance_cache=True).mkdir(name)
+    fsspec.filesystem("s3", **server.options(), skip_instance_cache=True).mkdir(name)
     return f"s3://{name}/farm"
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.databases import postgresql_url
+from tests.s3_server import s3_server
 
-__all__ = ["model", "postgresql_url"]
+__all__ = ["model", "postgresql_url", "s3_server"]
 
 
 @pytest.fixture(scope="session")
