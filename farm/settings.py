@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from farm import durations, sizes
+from farm.errors import Usage
 
 # The longest path of a unix socket is 108 bytes with its final zero (sockaddr_un).
 _MAX_SOCKET_PATH_BYTES = 100
@@ -22,6 +23,8 @@ _MAX_SOCKET_PATH_BYTES = 100
 RUN_LIMITS_S = MappingProxyType(
     {"resolve": 6 * 3600.0, "quantize": 24 * 3600.0, "export": 6 * 3600.0, "compile": 24 * 3600.0, "run": 6 * 3600.0}
 )
+
+FAILURES_BELIEVED_S = 7 * 24 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Settings:
         own_log_limit_bytes: above which a log of the farm's own processes is put aside; twice as much is kept.
         cancel_grace_s: between SIGTERM and SIGKILL of a stage.
         share_half_life_s: after which half of what an owner has used no longer counts against him.
+        history_keys: kinds of work of which the scheduler remembers what they took; beyond, the longest unused go.
+        failures_believed_s: for how long a failure that would come again is taken for the result of the same work.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
         device_check_s: how often a host asks its tool about its devices.
         quarantine_after: after how many failures in a row a device gets a rest.
@@ -82,6 +87,8 @@ class Settings:
     own_log_limit_bytes: int = 16 << 20
     cancel_grace_s: float = 1.0
     share_half_life_s: float = 24 * 3600.0
+    history_keys: int = 20_000
+    failures_believed_s: float = FAILURES_BELIEVED_S
     cancel_poll_s: float = 0.5
     device_check_s: float = 30.0
     quarantine_after: int = 3
@@ -145,6 +152,8 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         own_log_limit_bytes=int(environ.get("FARM_OWN_LOG_LIMIT_BYTES") or draft.own_log_limit_bytes),
         cancel_grace_s=float(environ.get("FARM_CANCEL_GRACE_S") or draft.cancel_grace_s),
         share_half_life_s=float(environ.get("FARM_SHARE_HALF_LIFE_S") or draft.share_half_life_s),
+        history_keys=_count(environ, "FARM_HISTORY_KEYS", draft.history_keys),
+        failures_believed_s=_duration(environ, "FARM_FAILURES_BELIEVED", draft.failures_believed_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
         device_check_s=float(environ.get("FARM_DEVICE_CHECK_S") or draft.device_check_s),
         quarantine_after=int(environ.get("FARM_QUARANTINE_AFTER") or draft.quarantine_after),
@@ -178,6 +187,8 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_OWN_LOG_LIMIT_BYTES": str(settings.own_log_limit_bytes),
         "FARM_CANCEL_GRACE_S": repr(settings.cancel_grace_s),
         "FARM_SHARE_HALF_LIFE_S": repr(settings.share_half_life_s),
+        "FARM_HISTORY_KEYS": str(settings.history_keys),
+        "FARM_FAILURES_BELIEVED": f"{settings.failures_believed_s!r}s",
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
         "FARM_DEVICE_CHECK_S": repr(settings.device_check_s),
         "FARM_QUARANTINE_AFTER": str(settings.quarantine_after),
@@ -200,6 +211,23 @@ def to_environ(settings: Settings) -> dict[str, str]:
     if settings.sdk_root:
         variables["QAIC_SDK_ROOT"] = str(settings.sdk_root)
     return variables
+
+
+def _duration(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    try:
+        return durations.parse(text) if text else default
+    except Usage as error:
+        raise Usage(f"{name}: {error}.") from error
+
+
+def _count(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise Usage(f"{name} is '{text}', expected a whole number above zero.")
+    return int(text)
 
 
 def _size(text: str | None) -> int | None:

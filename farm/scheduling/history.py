@@ -78,6 +78,28 @@ def learn(connection: sa.Connection, *, limit: int, half_life_s: float, term: in
     return len(ended)
 
 
+def num_keys(connection: sa.Connection) -> int:
+    """How many keys have samples."""
+    return connection.execute(sa.select(sa.func.count()).select_from(history)).scalar_one()
+
+
+def forget(connection: sa.Connection, *, num_keys: int, term: int | None) -> int:
+    """Forget the keys that got no sample for longest, all but ``num_keys``; returns how many.
+
+    A coarse key gets a sample whenever a finer one does, so predictions fall back to it as for work that is new: of
+    keys of one moment the finest, which are the longest, go first. No key that stays loses a sample.
+
+    Raises:
+        StaleTransition: the term is over.
+    """
+    leadership.require_term(connection, term)
+    newest_first = (history.c.updated_at.desc(), sa.func.length(history.c.key), history.c.key)
+    old = connection.scalars(sa.select(history.c.key).order_by(*newest_first).offset(num_keys)).all()
+    for some in chunks(old):
+        connection.execute(sa.delete(history).where(history.c.key.in_(some)))
+    return len(old)
+
+
 def _mark(connection: sa.Connection, *, limit: int) -> list[Any]:
     """The attempts to learn from, which nobody else will learn from now; in the order in which they ended."""
     found = connection.execute(_UNLEARNT, {"limit": limit}).all()

@@ -76,6 +76,18 @@ def learn(database: Database, *, half_life_s: float, term: int | None) -> int:
         return history.learn(connection, limit=_LEARN_AT_ONCE, half_life_s=half_life_s, term=term)
 
 
+def forget(database: Database, *, num_keys: int, term: int | None) -> int:
+    """Forget what the kinds of work took that nobody has done for longest, of more than ``num_keys``; returns how many.
+
+    A tenth more is suffered, so that not every round has some to forget.
+    """
+    with database.read() as connection:
+        if history.num_keys(connection) <= num_keys + num_keys // 10:
+            return 0
+    with database.write() as connection:
+        return history.forget(connection, num_keys=num_keys, term=term)
+
+
 def _each(database: Database, found: Iterable[tuple[int, int]], act: Callable[[sa.Connection, int, int], None]) -> int:
     """Act on each in a transaction of its own; whoever was faster is left alone.
 

@@ -77,6 +77,7 @@ def tick(
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
         if maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term):
+            maintenance.forget(database, num_keys=settings.history_keys, term=term)
             predict_anew(database, term=term, max_age_s=max_age_s)
     admitted = admit(database, term=term, max_age_s=max_age_s)
     placed = place(database, term=term, max_age_s=max_age_s, half_life_s=settings.share_half_life_s, explain=full)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from farm import settings as farm_settings
 from farm import testing
 from farm.db import Database
 from farm.errors import StaleTransition
@@ -18,7 +20,7 @@ from farm.models import attempts, devices, jobs, owners
 from farm.models import history as samples
 from farm.placement import estimates
 from farm.plan import Plan, PlannedJob, PlannedPoint
-from farm.scheduling import capacity, history, rounds
+from farm.scheduling import capacity, history, maintenance, rounds
 from qeff_engine.spec import Stage
 
 DAY_S = 86_400.0
@@ -228,3 +230,51 @@ def test_a_guess_at_memory_is_what_the_claim_reserves(each_database: Database) -
     with each_database.write() as connection:
         running.claim(connection, placed.id, placed.attempt, node_id=host.host_node, lease_s=60.0)
         assert connection.scalar(sa.select(attempts.c.ram_bytes)) == placed.ram_bytes
+
+
+def test_what_was_done_long_ago_is_forgotten_and_predicted_from_what_is_like_it(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    for number in range(6):
+        finish_runs(each_database, runs(1, tag=f"{number}"), host=host, seconds=1000.0 * (number + 1))
+        learn(each_database)
+    with each_database.read() as connection:
+        before = dict(connection.execute(sa.select(samples.c.key, samples.c.samples)).all())
+    exact = {key for key in before if "/spec=" in key}
+    coarse = before.keys() - exact
+    assert (len(exact), len(coarse)) == (6, 4)
+    assert maintenance.forget(each_database, num_keys=len(before), term=None) == 0
+    assert maintenance.forget(each_database, num_keys=len(coarse) + 2, term=None) == 4
+    with each_database.read() as connection:
+        after = dict(connection.execute(sa.select(samples.c.key, samples.c.samples)).all())
+        newest, oldest = max(before[key] for key in exact), min(before[key] for key in exact)
+        found = history.predict(connection, [1], sdk="")[1]
+    assert after == {key: before[key] for key in after}, "what stays keeps all its samples"
+    assert coarse <= after.keys()
+    assert newest in after.values()
+    assert oldest not in [after[key] for key in after if key in exact]
+    assert found.from_key in coarse
+    assert found.expected_s == pytest.approx(4000.0, rel=0.01), "the median of the last five"
+
+
+def test_a_scheduler_whose_term_is_over_forgets_nothing(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    finish_runs(each_database, runs(3), host=host)
+    learn(each_database)
+    with each_database.write() as connection:
+        term = leadership.acquire(connection, holder="a", lease_s=60)
+    assert term is not None
+    with pytest.raises(StaleTransition):
+        maintenance.forget(each_database, num_keys=1, term=term - 1)
+    assert maintenance.forget(each_database, num_keys=1, term=term) > 0
+
+
+def test_the_scheduler_keeps_as_many_keys_as_it_is_set_to(each_database: Database, tmp_path: Path) -> None:
+    host = testing.add_host(each_database)
+    settings = farm_settings.load(home=str(tmp_path), environ={"FARM_HISTORY_KEYS": "5"})
+    for number in range(9):
+        finish_runs(each_database, runs(1, tag=f"{number}"), host=host)
+        rounds.tick(each_database, settings=settings, term=None, sender=None)
+    with each_database.read() as connection:
+        keys = set(connection.scalars(sa.select(samples.c.key)))
+    assert len(keys) == 5
+    assert "run" in keys
