@@ -275,6 +275,7 @@ class Attempt:
                 line=result.line,
                 advice=result.advice,
                 as_keyed=self._as_keyed,
+                believed_for_s=self._place.settings.failures_believed_s,
             )
             if result.failure_class is FailureClass.DEVICE_LOST and not self._lease.fault:  # else the check counted it
                 health.count_fault(

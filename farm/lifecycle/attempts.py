@@ -16,6 +16,7 @@ from farm.lifecycle.leases import confirm_gone
 from farm.lifecycle.transitions import chunks, hold_graph, move, move_each
 from farm.models import attempts, jobs, literal
 from farm.records import ArtifactRecord, Success, Usage
+from farm.settings import FAILURES_BELIEVED_S
 from farm.states import JobState
 from qeff_engine.errors import FailureClass
 from qeff_engine.spec import Stage
@@ -196,6 +197,7 @@ def fail(
     line: str = "",
     advice: str = "",
     as_keyed: bool = True,
+    believed_for_s: float = FAILURES_BELIEVED_S,
 ) -> JobState:
     """The attempt failed; returns ``ready`` when the job is tried again, else ``failed`` or ``cancelled``.
 
@@ -208,6 +210,7 @@ def fail(
         line: the line of its log that matters.
         advice: what to do; empty for what the class says.
         as_keyed: see :class:`farm.records.Success`.
+        believed_for_s: for how long the same work is taken to fail, when the class says that it would.
 
     Raises:
         StaleTransition: the attempt is no longer the caller's.
@@ -240,7 +243,7 @@ def fail(
     if again:
         return target
     if failure.policy.deterministic and as_keyed:
-        results.remember_failure(connection, job_id, failure=failure, at=at)
+        results.remember_failure(connection, job_id, failure=failure, at=at, believed_for_s=believed_for_s)
     settling.failed(connection, job_id, failure=failure, at=at)
     return target
 

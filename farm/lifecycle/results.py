@@ -15,8 +15,6 @@ from farm.records import ArtifactRecord, Success
 
 FAILURE = ("failure_class", "failure_message", "failure_line", "failure_advice")  # columns of jobs and actions
 
-BELIEVED_FOR_S = 7 * 24 * 3600.0  # a failure: the key cannot hold everything that decides about one
-
 _BELIEVED = sa.and_(
     sa.or_(actions.c.expires_at.is_(None), actions.c.expires_at > sa.bindparam("at")),
     sa.or_(
@@ -104,10 +102,15 @@ def remember_successes(connection: sa.Connection, ended: Sequence[Success], *, a
     _remember(connection, outcomes, at=at, expires_at=None)
 
 
-def remember_failure(connection: sa.Connection, job_id: int, *, failure: Failure, at: float) -> None:
-    """Keep for a while that a job's action fails, unless it is known to have succeeded."""
+def remember_failure(
+    connection: sa.Connection, job_id: int, *, failure: Failure, at: float, believed_for_s: float
+) -> None:
+    """Keep for a while that a job's action fails, unless it is known to have succeeded.
+
+    Not for ever: the key cannot hold everything that decides about a failure.
+    """
     outcome: dict[str, Any] = {"artifact": None, "figures": {}, **failure.columns()}
-    _remember(connection, {job_id: outcome}, at=at, expires_at=at + BELIEVED_FOR_S)
+    _remember(connection, {job_id: outcome}, at=at, expires_at=at + believed_for_s)
 
 
 def forget_artifact(connection: sa.Connection, digest: str, *, at: float) -> None:

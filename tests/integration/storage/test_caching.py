@@ -14,6 +14,7 @@ from farm.models import actions
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.records import Usage
+from farm.settings import FAILURES_BELIEVED_S
 from farm.states import JobState
 from farm.views import misses
 from qeff_engine import actions as keys
@@ -160,11 +161,22 @@ def test_only_a_failure_that_would_come_again_is_remembered_and_for_a_week(
         assert (row(each_database, second).state, row(each_database, second).failure_line) == ("failed", "why")
         with each_database.write() as connection:
             left_s = connection.scalar(sa.select(actions.c.expires_at)) - now(connection)
-            assert 0.99 < left_s / results.BELIEVED_FOR_S <= 1
+            assert 0.99 < left_s / FAILURES_BELIEVED_S <= 1
             connection.execute(sa.update(actions).values(expires_at=now(connection) - 1))
         third = submit(each_database)
         testing.admit_all(each_database)
         assert row(each_database, third).state == "ready"
+
+
+def test_a_failure_is_believed_for_as_long_as_the_farm_is_set_to(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    job_id = submit(each_database)
+    testing.admit_all(each_database)
+    claimed = testing.claim(each_database, job_id, node_id=host.host_node)
+    with each_database.write() as connection:
+        how: dict[str, Any] = {"failure_class": FailureClass.UNSUPPORTED, "message": "why", "usage": Usage()}
+        attempts.fail(connection, job_id, claimed.attempt, believed_for_s=60.0, **how)
+        assert 50 < connection.scalar(sa.select(actions.c.expires_at)) - now(connection) <= 60
 
 
 def test_a_failure_does_not_replace_a_success_and_a_success_replaces_a_failure(each_database: Database) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from farm.lifecycle import failures, results
+from farm import settings
+from farm.lifecycle import failures
 from farm.lifecycle.failures import POLICIES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "caching.md").read_text(encoding="utf-8")
@@ -22,4 +23,4 @@ def test_the_table_of_failure_classes_is_that_of_the_code() -> None:
 
 def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     assert f"at most {failures.MOST_FAILURES} times" in PAGE
-    assert f"for {results.BELIEVED_FOR_S / 86400:.0f} days" in PAGE
+    assert f"for {settings.FAILURES_BELIEVED_S / 86400:.0f} days" in PAGE
