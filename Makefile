@@ -9,7 +9,7 @@ CORES ?= 8,14,16
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test lint types contracts pytest proof chaos docs bench format
+.PHONY: help demo demo-clean test lint types contracts pytest proof chaos parity docs bench format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -66,6 +66,10 @@ proof: $(VENV)/.dev  ## many random histories of a farm, and a crash at every mo
 
 chaos: $(VENV)/.dev  ## a farm of real processes of which 100 are killed at random moments
 	@$(TEST_ENV) $(BIN)/python -m tests.chaos
+
+parity: $(VENV)/.dev  ## every decoder architecture of transformers, exported and compared; docs/architectures.md
+	@$(TEST_ENV) $(BIN)/python -m tests.parity run --shards 2
+	@$(BIN)/python -m tests.parity table
 
 docs: $(VENV)/.dev  ## docs/states.md and docs/schema.md, from the code
 	@$(BIN)/python -m farm.diagrams

@@ -18,13 +18,13 @@ from qeff_engine.stage import SNAPSHOT, StageContext, StageResult
 from qeff_engine.stages import export, resolve
 
 
-def make(source: Path, root: Path) -> tuple[Path, Path, StageResult]:
-    """Snapshot, exported model and the export's result, by the real stages."""
+def make(source: Path, root: Path, *, task: str = "") -> tuple[Path, Path, StageResult]:
+    """Snapshot, exported model and the export's result, by the real stages; the task is the checkpoint's own."""
     snapshot, onnx = root / "snapshot", root / "onnx"
     snapshot.mkdir(parents=True)
     onnx.mkdir()
     resolve.run(checkpoint.resolve_spec(str(source)), StageContext(out=snapshot, work=root))
-    result = export.run(spec.ExportSpec(), StageContext(out=onnx, work=root, inputs={SNAPSHOT: snapshot}))
+    result = export.run(spec.ExportSpec(task=task), StageContext(out=onnx, work=root, inputs={SNAPSHOT: snapshot}))
     return snapshot, onnx, result
 
 

@@ -72,13 +72,18 @@ def model(
     """A model in memory with random weights, in ``eval`` mode."""
     torch.manual_seed(seed)
     made = transformers.AutoModelForCausalLM.from_config(config(model_type, fields=fields), dtype=torch.float32)
+    randomize(made)
+    return made.to(dtype).eval()
+
+
+def randomize(made: Any) -> None:
+    """Give a model weights that are large enough for wrong masks and lost layers to show."""
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made.to(dtype).eval()
 
 
 def save_model(

@@ -1,62 +1,61 @@
-"""Every architecture of the table: the exported graph computes what the untouched model of transformers computes."""
+"""Architectures of distinct mechanisms: the exported graph computes what the untouched model of transformers computes.
+
+All architectures are compared by ``make parity``.
+"""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
-import transformers
 
-from qeff_engine import exported
-from tests import exported_decoder, tiny
+from tests.parity import checks, configs, table
 
-# Chunks are longer than the sequences that the exporter traced with (6), the context than its context (20), and the
-# window of sliding layers (6) is crossed in prefill and in decode.
-PROMPTS = [list(b"The capital of"), list(b"Once."), list(b"Let us see")]
-CHUNK, CTX_LEN, NUM_TOKENS = 8, 32, 8
-TOLERANCE = 1e-4  # float32, sums of up to 50 products of order one
-
-
-def original(snapshot):
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        snapshot, attn_implementation="eager", dtype=torch.float32, local_files_only=True
-    ).eval()
-
-
-def assert_equal_to_original(snapshot, onnx):
-    decoder = exported_decoder.Decoder(onnx, batch_size=len(PROMPTS), ctx_len=CTX_LEN)
-    tokens, logits_BTV = exported_decoder.greedy(decoder, PROMPTS, num_tokens=NUM_TOKENS, chunk=CHUNK)
-    expected, expected_BTV = exported_decoder.reference(original(snapshot), PROMPTS, num_tokens=NUM_TOKENS)
-    assert tokens == expected
-    assert np.abs(expected_BTV).max() > 0.1, "logits near zero would agree by accident"
-    np.testing.assert_allclose(logits_BTV, expected_BTV, rtol=0, atol=TOLERANCE)
+# By name, what of it no other has.
+REPRESENTATIVE = {
+    "llama": "rotary positions, grouped heads",
+    "qwen2": "biases, windows behind the first layer",
+    "qwen3": "norms of queries and keys",
+    "mistral": "windows alone",
+    "gemma2": "two kinds of layers, soft caps",
+    "gemma3_text": "a rotary base for each kind of layer",
+    "phi3": "fused projections",
+    "gpt2": "learned positions, scores scaled by the number of the layer",
+    "opt": "positions with an offset",
+    "mixtral": "experts",
+    "gpt_oss": "attention sinks",
+    "bloom": "biases by distance",
+    "deepseek_v3": "compressed keys and values, dense and sparse layers",
+    "cohere2": "layers without positions",
+    "granitemoe": "multipliers",
+    "bert": "an encoder made a decoder",
+    "olmo": "clipped projections, norms without weights",
+}
 
 
-def assert_padding_wrote_nothing(onnx):
-    decoder = exported_decoder.Decoder(onnx, batch_size=len(PROMPTS), ctx_len=CTX_LEN)
-    before = decoder.states
-    decoder.prefill(PROMPTS, chunk=CHUNK)
-    for name, state_BHCD in decoder.states.items():
-        for row, prompt in enumerate(PROMPTS):
-            np.testing.assert_array_equal(state_BHCD[row, :, len(prompt) :], before[name][row, :, len(prompt) :])
-            assert (state_BHCD[row, :, : len(prompt)] != before[name][row, :, : len(prompt)]).any()
+def test_the_tables_have_every_architecture_of_transformers():
+    assert set(configs.TABLE) == set(configs.listed())
 
 
-def assert_axes_are_dynamic(onnx):
-    decoder = exported_decoder.Decoder(onnx, batch_size=1, ctx_len=8)
-    shapes = {item.name: item.shape for item in (*decoder.session.get_inputs(), *decoder.session.get_outputs())}
-    assert shapes["input_ids"] == shapes["position_ids"] == ["batch_size", "seq_len"]
-    assert shapes["logits"][:2] == ["batch_size", 1]
-    for name in decoder.states:
-        for key in (name, name + exported.RETAINED):
-            assert [shapes[key][0], shapes[key][2]] == ["batch_size", "ctx_len"]
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_exported_decoder_equals_the_original(name, tmp_path):
+    found = checks.compare(name, tmp_path)
+    assert found.num_layer_functions > 0
 
 
-@pytest.mark.parametrize("model_type", list(tiny.DECODERS))
-def test_exported_decoder_equals_the_original(model_type, tmp_path):
-    source = tiny.save_model(tmp_path / "source", model_type)
-    snapshot, onnx, result = exported_decoder.make(source, tmp_path)
-    assert result.figures["num_layer_functions"] > 0, result.figures["why_no_layer_functions"]
-    assert_equal_to_original(snapshot, onnx)
-    assert_padding_wrote_nothing(onnx)
-    assert_axes_are_dynamic(onnx)
+def test_a_decoder_that_computes_something_else_is_found(tmp_path):
+    _, onnx, _ = checks.exported_tiny("llama", tmp_path)
+    other = configs.model("llama", seed=1)
+    with pytest.raises(checks.Different, match="logits differ by"):
+        checks.chunked_with_padding(other, onnx)
+
+
+def test_the_page_keeps_rows_that_have_no_new_result(tmp_path):
+    page = tmp_path / "architectures.md"
+    result = table.Result(name="llama", key="", status="pass", class_name="LlamaForCausalLM", max_difference=1e-6)
+    other = table.Result(name="xlm", key="", status="unsupported", class_name="XLM", reason="a | b")
+    table.write({"llama": result, "xlm": other}, page=page)
+    counts = table.write({"xlm": other}, page=page)
+    text = page.read_text()
+    assert counts == {"pass": 1, "unsupported": 1}
+    assert "| llama | LlamaForCausalLM | pass | 1.0e-06 |" in text
+    assert "| xlm | XLM | unsupported |  |  |  | a / b |" in text
+    assert "2 architectures: 1 pass, 1 unsupported. Of the 2 that can be compared, 50.0 % pass." in text

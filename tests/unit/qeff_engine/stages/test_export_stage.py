@@ -18,7 +18,7 @@ from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.stage import SNAPSHOT, StageContext
 from qeff_engine.stages import export, resolve
 from tests import exported_decoder, tiny
-from tests.conformance.test_architectures import assert_equal_to_original
+from tests.parity import checks
 
 SIDE_FILE = "decoder.side.bin"
 
@@ -112,7 +112,7 @@ def test_more_layers_add_calls_and_no_functions(tmp_path):
     source = tiny.save_model(tmp_path / "source", "llama", fields={"num_hidden_layers": 9})
     snapshot, out, result = exported_decoder.make(source, tmp_path)
     assert result.figures["num_layer_functions"] == 1
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 def test_bfloat16_weights_in_shards_stay_where_they_are(tmp_path):
@@ -123,7 +123,7 @@ def test_bfloat16_weights_in_shards_stay_where_they_are(tmp_path):
     assert files == {path.name for path in out.glob("*.safetensors")}
     assert all((out / file).samefile(snapshot / file) for file in files)
     assert result.figures["side_bytes"] == 0
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 def test_a_tied_float16_weight_is_bound_once(tmp_path):
@@ -132,7 +132,7 @@ def test_a_tied_float16_weight_is_bound_once(tmp_path):
     names = list(places(graph_of(out)))
     assert "model.embed_tokens.weight" in names
     assert "lm_head.weight" not in names
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 @pytest.mark.parametrize("is_equal", [True, False])
@@ -146,7 +146,7 @@ def test_a_tie_that_the_checkpoint_contradicts_is_undone(tmp_path, is_equal):
     snapshot, out, _ = exported_decoder.make(changed(source, add_head), tmp_path)
     assert ("lm_head.weight" in places(graph_of(out))) is not is_equal
     if is_equal:
-        assert_equal_to_original(snapshot, out)
+        checks.equal_to_original(snapshot, out)
 
 
 def test_stacked_experts_go_to_a_side_file_and_nothing_else_does(tmp_path):
@@ -157,14 +157,14 @@ def test_stacked_experts_go_to_a_side_file_and_nothing_else_does(tmp_path):
     assert in_side_file == {f"model.layers.{i}.mlp.experts.{name}" for i in (0, 1) for name in names}
     experts_bytes = 2 * 4 * 3 * 32 * 48 * 2  # layers, experts, matrices, sizes, bytes of bfloat16
     assert result.figures["side_bytes"] == experts_bytes == (out / SIDE_FILE).stat().st_size
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 def test_layers_that_differ_by_a_constant_are_kinds_of_their_own(tmp_path):
     source = tiny.save_model(tmp_path / "source", "gpt2", fields={"scale_attn_by_inverse_layer_idx": True})
     snapshot, out, result = exported_decoder.make(source, tmp_path)
     assert result.figures["num_layer_functions"] == 2
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, m
     snapshot, out, result = exported_decoder.make(source, tmp_path)
     assert result.figures["num_layer_functions"] == 0
     assert result.figures["why_no_layer_functions"] == "a layer computes with its own number"
-    assert_equal_to_original(snapshot, out)
+    checks.equal_to_original(snapshot, out)
 
 
 @pytest.mark.parametrize(
