@@ -18,7 +18,7 @@ from farm.lifecycle.transitions import chunks, hold_graph, move, move_each
 from farm.models import edges, jobs, literal, literals
 from farm.needs import identifying
 from farm.placement.estimates import Estimate
-from farm.records import Admissible, Assignment, ReadyJob, Waiting
+from farm.records import Admissible, Assignment, Waiting
 from farm.states import LIVE, JobState
 
 _URGENCY = (jobs.c.id, jobs.c.skip_cache, jobs.c.priority, jobs.c.kind, jobs.c.held)
@@ -41,6 +41,7 @@ _INPUTS = (
     .where(edges.c.child_id.in_(sa.bindparam("children", expanding=True)))
 )
 _NEWS_S = 5.0  # a forecast that is off by less is left as it is
+_SAME_S, _SAME = 0.5, 0.05  # and a prediction that is off by less than this, or by this part of it
 
 
 def admissible(connection: sa.Connection, *, limit: int) -> list[Admissible]:
@@ -246,11 +247,18 @@ def _place_of(chosen: Assignment, *, at: float) -> dict[str, Any]:
 
 
 def predict_anew(
-    connection: sa.Connection, ready: Sequence[ReadyJob], predicted: Mapping[int, Estimate], *, term: int | None
+    connection: sa.Connection, rows: Sequence[Any], predicted: Mapping[int, Estimate], *, term: int | None
 ) -> int:
     """Note what ready jobs are predicted to take now that more is known; returns how many of them changed.
 
-    The memory of a job that has failed stays: it may have been raised for the next try.
+    The memory of a job that has failed stays: it may have been raised for the next try. So does a time that is off by
+    a twentieth: after each attempt that ends, the median of its kind is a little different.
+
+    Args:
+        connection: open transaction.
+        rows: the jobs as :func:`farm.scheduling.candidates.heads` read them.
+        predicted: by job; a job that is not in it stays as it is.
+        term: of the leader.
 
     Raises:
         StaleTransition: the term is over.
@@ -258,15 +266,18 @@ def predict_anew(
     leadership.require_term(connection, term)
     changed = [
         {
-            "id": job.id,
+            "id": row.id,
             "expected_s": new.expected_s,
             "reserved_s": new.reserved_s,
-            "ram_bytes": new.ram_bytes or job.ram_bytes,
+            "ram_bytes": new.ram_bytes or row.ram_bytes,
         }
-        for job in sorted(ready, key=lambda job: job.id)
-        if (new := predicted.get(job.id)) is not None
-        and (new.expected_s, new.reserved_s, new.ram_bytes or job.ram_bytes)
-        != (job.expected_s, job.reserved_s, job.ram_bytes)
+        for row in sorted(rows, key=lambda row: int(row.id))
+        if (new := predicted.get(row.id)) is not None
+        and (
+            _differs(row.expected_s, new.expected_s)
+            or _differs(row.reserved_s, new.reserved_s)
+            or (new.ram_bytes not in (0, row.ram_bytes) and not row.failures)
+        )
     ]
     if changed:
         statement = _note_each(connection.dialect.name, ("id", "expected_s", "reserved_s", "ram_bytes"))
@@ -274,28 +285,31 @@ def predict_anew(
     return len(changed)
 
 
-def explain(connection: sa.Connection, waiting: Mapping[int, Waiting], *, term: int | None) -> None:
+def explain(
+    connection: sa.Connection, rows: Sequence[Any], waiting: Mapping[int, Waiting], *, term: int | None
+) -> None:
     """Note why ready jobs were not placed, and when they are expected to be; no state changes.
 
-    Only what is news is written: another sentence, or a time that is off by a tenth of what is left.
+    Only what is news is written: another sentence, or a time that is off by a tenth of what is left. A sentence that
+    somebody has written since the rows were read is replaced in the next round.
+
+    Args:
+        connection: open transaction.
+        rows: the jobs as :func:`farm.scheduling.candidates.heads` read them.
+        waiting: by job; a job that is not in it stays as it is.
+        term: of the leader.
 
     Raises:
         StaleTransition: the term is over.
     """
     leadership.require_term(connection, term)
     at = now(connection)
-    changed = []
-    for some in chunks(sorted(waiting)):
-        rows = connection.execute(
-            sa.select(jobs.c.id, jobs.c.reason, jobs.c.forecast_at)
-            .where(jobs.c.id.in_(some), jobs.c.state == str(JobState.READY))
-            .order_by(jobs.c.id)
-        )
-        changed += [
-            {"id": row.id, "reason": waiting[row.id].reason, "forecast_at": waiting[row.id].forecast_at}
-            for row in rows
-            if row.reason != waiting[row.id].reason or _moved(row.forecast_at, waiting[row.id].forecast_at, at=at)
-        ]
+    changed = [
+        {"id": row.id, "reason": new.reason, "forecast_at": new.forecast_at}
+        for row in sorted(rows, key=lambda row: int(row.id))
+        if (new := waiting.get(row.id)) is not None
+        and (row.reason != new.reason or _moved(row.forecast_at, new.forecast_at, at=at))
+    ]
     if changed:
         connection.execute(_note_each(connection.dialect.name, ("id", "reason", "forecast_at")), {"rows": changed})
 
@@ -308,6 +322,11 @@ def _note_each(dialect: str, names: tuple[str, ...]) -> sa.Update:
     if "ram_bytes" in values:  # raised for the next try of a job that has failed
         values["ram_bytes"] = sa.case((jobs.c.failures == 0, given.c.ram_bytes), else_=jobs.c.ram_bytes)
     return sa.update(jobs).where(jobs.c.id == given.c.id, jobs.c.state == str(JobState.READY)).values(**values)
+
+
+def _differs(old: float | None, new: float) -> bool:
+    """Whether a predicted time differs so much from what a row says that it should be written."""
+    return old is None or abs(new - old) > max(_SAME_S, _SAME * old)
 
 
 def _moved(old: float | None, new: float | None, *, at: float) -> bool:

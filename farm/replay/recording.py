@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from farm.lifecycle import leases
 from farm.models import attempts, cores, devices, edges, hosts, jobs, literal, nodes
 from farm.needs import sdk_of
-from farm.placement.estimates import keys_of
 from farm.records import Capacity, DeviceCapacity, HostCapacity
 from farm.replay.traces import Task, Trace
 from farm.scheduling import history
@@ -59,15 +58,6 @@ def record(connection: sa.Connection, *, name: str) -> Trace:
 
 
 def _task(row: Any, work: Any, *, after: tuple[int, ...], start: float) -> Task:
-    keys = keys_of(
-        row.stage,
-        spec=work.spec,
-        model=row.model,
-        sdk=sdk_of(row.toolchain),
-        num_cores=row.num_cores,
-        num_devices=row.num_devices,
-        program=work.program,
-    )
     return Task(
         id=row.id,
         at=round(row.created_at - start, 3),
@@ -83,7 +73,7 @@ def _task(row: Any, work: Any, *, after: tuple[int, ...], start: float) -> Task:
         seconds=round(max(0.001, row.ended_at - row.started_at), 3),
         peak_rss_bytes=row.peak_rss_bytes or 0,
         model=row.model,
-        keys=keys,
+        keys=history.keys(work, sdk=sdk_of(row.toolchain)),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from farm.db import now, recordset
 from farm.lifecycle.transitions import chunks
 from farm.models import KINDS, attempts, jobs, literal
+from farm.placement.estimates import Estimate
 from farm.records import ReadyJob
 from farm.scheduling import history
 from farm.states import JobState
@@ -31,6 +33,7 @@ _COLUMNS = (
     *("id", "stage", "kind", "owner", "model", "priority", "ready_at", "chain"),
     *("num_cores", "num_devices", "exclusive", "needs", "ram_bytes", "expected_s", "reserved_s"),
 )
+_NOTED = ("failures", "reason", "forecast_at")  # also of a head: what the rows say now
 # What a device has to do with; another one may well do better.
 _OF_DEVICE = (FailureClass.DEVICE_LOST, FailureClass.OUT_OF_MEMORY_DEVICE)
 # In the order of the index of unfinished jobs, or SQLite would look through all that have ended.
@@ -55,24 +58,44 @@ def ready(connection: sa.Connection, *, limit: int, of_device: bool | None = Non
         limit: how many, about; more when there are more than a quarter as many lines.
         of_device: only those that want cores, or only those that want a host slot; None for both, as many of each.
     """
-    if of_device is None:
-        found = [job for kind in (True, False) for job in ready(connection, limit=limit, of_device=kind)]
-        return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))
-    dialect = connection.dialect.name
+    kinds = (True, False) if of_device is None else (of_device,)
+    return jobs_of(connection, [row for kind in kinds for row in heads(connection, limit=limit, of_device=kind)])
+
+
+def heads(connection: sa.Connection, *, limit: int, of_device: bool) -> Sequence[Any]:
+    """Rows of the jobs of :func:`ready` that want one kind of place, with what is noted about them."""
     lines = [row._asdict() for row in connection.execute(lines_query(of_device=of_device))]
     if not lines:
-        return []
+        return ()
     each = max(_MIN_OF_LINE, limit // len(lines))
     given = {"rows": lines, "each": each, "now": now(connection)}
-    rows = connection.execute(heads_query(dialect, of_device=of_device), given).all()
+    return connection.execute(heads_query(connection.dialect.name, of_device=of_device), given).all()
+
+
+def jobs_of(
+    connection: sa.Connection, rows: Sequence[Any], *, predicted: Mapping[int, Estimate] = MappingProxyType({})
+) -> list[ReadyJob]:
+    """The jobs of rows of :func:`heads`, in the order of priority and age.
+
+    Args:
+        connection: the read transaction of the rows.
+        rows: of any kinds of places.
+        predicted: by job, what it is predicted to take instead of what the row says.
+    """
     avoid = _avoid(connection, [row.id for row in rows if row.failures])
     typical_s = history.typical_s(connection)
-    found = [_job(row, avoid=avoid, typical_s=typical_s) for row in rows]
+    found = [_job(row, avoid=avoid, typical_s=typical_s, predicted=predicted.get(row.id)) for row in rows]
     return sorted(found, key=lambda job: (-job.priority, job.ready_at, job.id))
 
 
-def _job(row: Any, *, avoid: Mapping[int, frozenset[int]], typical_s: Mapping[str, float]) -> ReadyJob:
+def _job(
+    row: Any, *, avoid: Mapping[int, frozenset[int]], typical_s: Mapping[str, float], predicted: Estimate | None
+) -> ReadyJob:
     values = dict(zip(_COLUMNS, row, strict=False))  # by place: a row by name costs as much as all the rest of a round
+    if predicted is not None:
+        values["expected_s"], values["reserved_s"] = predicted.expected_s, predicted.reserved_s
+        if not row.failures:  # else it may have been raised for the next try
+            values["ram_bytes"] = predicted.ram_bytes or values["ram_bytes"]
     own_s = values["expected_s"] if values["expected_s"] is not None else typical_s[values["stage"]]
     # Each chain ends with the pipeline's last stage.
     behind_s = sum(typical_s[stage] for stage in _STAGES[-values["chain"] :]) if values["chain"] else 0.0
@@ -133,7 +156,7 @@ def heads_query(dialect: str, *, of_device: bool) -> sa.Select[Any]:
         .order_by(one.c.ready_at, one.c.id)
         .limit(sa.bindparam("each"))
     )
-    columns = [*(jobs.c[name] for name in _COLUMNS), jobs.c.failures]
+    columns = [jobs.c[name] for name in (*_COLUMNS, *_NOTED)]
     if dialect == "sqlite":  # it has no LATERAL
         return sa.select(*columns).select_from(lines.join(jobs, jobs.c.id.in_(head.correlate(lines))))
     heads = head.correlate(lines).lateral("heads")

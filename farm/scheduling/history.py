@@ -7,12 +7,14 @@ transaction that adds it. Nothing is learnt where attempts end, so that ending o
 from __future__ import annotations
 
 import collections
+import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from farm.db import now
+from farm.db import now, recordset
 from farm.lifecycle import leadership
 from farm.lifecycle.transitions import chunks
 from farm.models import attempts, devices, edges, history, hosts, jobs, literal, nodes, owners
@@ -24,23 +26,13 @@ from farm.scheduling.capacity import use_of_running
 from qeff_engine.spec import Stage
 
 _NUM_MODELS = 4  # that a device is remembered to have run
-_program = jobs.alias("program")
+_NUM_REMEMBERED = 16_384  # kinds of work whose keys are not made anew: a round asks for a thousand, mostly the same
 _UNLEARNT = (
     sa.select(attempts.c.job_id, attempts.c.number)
     .where(attempts.c.learnt == literal(0), attempts.c.finished_at.is_not(None))
     .order_by(attempts.c.finished_at)
     .limit(sa.bindparam("limit"))
 )
-_KINDS_OF_WORK = (
-    sa.select(
-        *(jobs.c[name] for name in ("id", "stage", "spec", "model", "owner", "num_cores", "num_devices")),
-        _program.c.spec.label("program"),
-    )
-    .outerjoin(edges, sa.and_(edges.c.child_id == jobs.c.id, edges.c.input == PROGRAM))
-    .outerjoin(_program, _program.c.id == edges.c.parent_id)
-    .where(jobs.c.id.in_(sa.bindparam("jobs", expanding=True)))
-)
-_SAMPLES = sa.select(history.c.key, history.c.samples).where(history.c.key.in_(sa.bindparam("keys", expanding=True)))
 _UPDATE = (
     sa.update(history)
     .where(history.c.key == sa.bindparam("the_key"))
@@ -117,22 +109,47 @@ def _mark(connection: sa.Connection, *, limit: int) -> list[Any]:
 
 
 def kinds_of_work(connection: sa.Connection, job_ids: Iterable[int]) -> dict[int, Any]:
-    """By job: a row with what its keys are made of."""
-    found: dict[int, Any] = {}
-    for some in chunks(sorted(job_ids)):
-        found.update((row.id, row) for row in connection.execute(_KINDS_OF_WORK, {"jobs": some}))
-    return found
+    """By job: a row with what its keys are made of; ``spec`` and ``program`` are JSON texts."""
+    rows = [{"id": job_id} for job_id in sorted(job_ids)]
+    if not rows:
+        return {}
+    return {row.id: row for row in connection.execute(_kinds_of_work(connection.dialect.name), {"rows": rows})}
 
 
-def _keys(work: Any, *, sdk: str) -> tuple[str, ...]:
+@functools.cache
+def _kinds_of_work(dialect: str) -> sa.Select[Any]:
+    given = recordset(dialect, jobs, ["id"])
+    program = jobs.alias("program")
+    return (
+        sa.select(
+            *(jobs.c[name] for name in ("id", "stage", "model", "owner", "num_cores", "num_devices")),
+            sa.cast(jobs.c.spec, sa.Text).label("spec"),
+            sa.cast(program.c.spec, sa.Text).label("program"),
+        )
+        .select_from(given)
+        .join(jobs, jobs.c.id == given.c.id)
+        .outerjoin(edges, sa.and_(edges.c.child_id == jobs.c.id, edges.c.input == PROGRAM))
+        .outerjoin(program, program.c.id == edges.c.parent_id)
+    )
+
+
+def keys(work: Any, *, sdk: str) -> tuple[str, ...]:
+    """What the running times of a row of :func:`kinds_of_work` are remembered under, finest first."""
+    return _keys(work.stage, work.spec, work.program, work.model, sdk, work.num_cores, work.num_devices)
+
+
+@functools.lru_cache(maxsize=_NUM_REMEMBERED)
+def _keys(
+    stage: str, spec: str, program: str | None, model: str, sdk: str, num_cores: int, num_devices: int
+) -> tuple[str, ...]:
     return estimates.keys_of(
-        work.stage,
-        spec=work.spec,
-        model=work.model,
+        stage,
+        spec=json.loads(spec),
+        model=model,
         sdk=sdk,
-        num_cores=work.num_cores,
-        num_devices=work.num_devices,
-        program=work.program,
+        num_cores=num_cores,
+        num_devices=num_devices,
+        program=None if program is None else json.loads(program),
     )
 
 
@@ -149,22 +166,22 @@ def _remember(
     connection: sa.Connection, ended: Sequence[Any], *, work: Mapping[int, Any], sdks: Mapping[int, str], at: float
 ) -> None:
     """Add running time and memory of the attempts that succeeded to all of their keys."""
-    keys = {
-        (row.job_id, row.number): _keys(work[row.job_id], sdk=sdks[row.node_id])
+    found = {
+        (row.job_id, row.number): keys(work[row.job_id], sdk=sdks[row.node_id])
         for row in ended
         if row.state == "succeeded"
     }
-    samples = _samples(connection, {key for some in keys.values() for key in some})
+    samples = _samples(connection, {key for some in found.values() for key in some})
     known = set(samples)
     changed: dict[str, Sequence[Sample]] = dict(samples)
     for row in ended:
-        for key in keys.get((row.job_id, row.number), ()):
+        for key in found.get((row.job_id, row.number), ()):
             changed[key] = estimates.remember(
                 changed.get(key, ()),
                 seconds=row.finished_at - row.started_at,
                 peak_rss_bytes=row.peak_rss_bytes or 0,
             )
-    touched = sorted({key for some in keys.values() for key in some})
+    touched = sorted({key for some in found.values() for key in some})
     old = [{"the_key": key, "kept": changed[key]} for key in touched if key in known]
     new = [{"key": key, "samples": changed[key], "updated_at": at} for key in touched if key not in known]
     if old:
@@ -173,11 +190,17 @@ def _remember(
         connection.execute(sa.insert(history), new)
 
 
-def _samples(connection: sa.Connection, keys: Iterable[str]) -> dict[str, Sequence[Sample]]:
-    found: dict[str, Sequence[Sample]] = {}
-    for some in chunks(sorted(keys)):
-        found.update((row.key, row.samples) for row in connection.execute(_SAMPLES, {"keys": some}))
-    return found
+def _samples(connection: sa.Connection, some_keys: Iterable[str]) -> dict[str, Sequence[Sample]]:
+    rows = [{"key": key} for key in sorted(some_keys)]
+    if not rows:
+        return {}
+    return {row.key: row.samples for row in connection.execute(_samples_of(connection.dialect.name), {"rows": rows})}
+
+
+@functools.cache
+def _samples_of(dialect: str) -> sa.Select[Any]:
+    given = recordset(dialect, history, ["key"])
+    return sa.select(history.c.key, history.c.samples).select_from(given.join(history, history.c.key == given.c.key))
 
 
 def _charge(connection: sa.Connection, ended: Sequence[Any], *, work: Mapping[int, Any], half_life_s: float) -> None:
@@ -234,9 +257,11 @@ def predict(connection: sa.Connection, job_ids: Iterable[int], *, sdk: str) -> d
         job_ids: which jobs.
         sdk: version of the SDK that they will find.
     """
-    keys = {job_id: _keys(work, sdk=sdk) for job_id, work in kinds_of_work(connection, job_ids).items()}
-    samples = _samples(connection, {key for some in keys.values() for key in some})
-    return {job_id: estimates.estimate(samples, some) for job_id, some in keys.items()}
+    found = {job_id: keys(work, sdk=sdk) for job_id, work in kinds_of_work(connection, job_ids).items()}
+    kinds = set(found.values())
+    samples = _samples(connection, {key for some in kinds for key in some})
+    predicted = {some: estimates.estimate(samples, some) for some in kinds}
+    return {job_id: predicted[some] for job_id, some in found.items()}
 
 
 def typical_s(connection: sa.Connection) -> dict[str, float]:

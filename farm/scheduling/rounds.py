@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
 
 from farm import db, placement
 from farm.db import Database
 from farm.fleet import devices
 from farm.lifecycle import admission, leadership, outbox
 from farm.needs import sdk_of
+from farm.placement.estimates import Estimate
 from farm.records import Capacity, Message
 from farm.scheduling import candidates, capacity, history, maintenance
 from farm.settings import Settings
@@ -76,11 +79,12 @@ def tick(
         expired = maintenance.expire(database, limit=EXPIRE_AT_ONCE, term=term)
     if full:
         maintenance.resend(database, older_than_s=settings.queued_resend_s, term=term)
-        if maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term):
-            maintenance.forget(database, num_keys=settings.history_keys, term=term)
-            predict_anew(database, term=term, max_age_s=max_age_s)
+    learnt = full and maintenance.learn(database, half_life_s=settings.share_half_life_s, term=term) > 0
+    if learnt:
+        maintenance.forget(database, num_keys=settings.history_keys, term=term)
     admitted = admit(database, term=term, max_age_s=max_age_s)
-    placed = place(database, term=term, max_age_s=max_age_s, half_life_s=settings.share_half_life_s, explain=full)
+    half_life_s = settings.share_half_life_s
+    placed = place(database, term=term, max_age_s=max_age_s, half_life_s=half_life_s, explain=full, learnt=learnt)
     sent = send(database, sender=sender, term=term) if sender is not None else 0
     return Counts(admitted=admitted, lost=lost, given_back=given_back, expired=expired, placed=placed, sent=sent)
 
@@ -114,48 +118,60 @@ def admit(database: Database, *, term: int | None, max_age_s: float) -> int:
     return count
 
 
-def predict_anew(database: Database, *, term: int | None, max_age_s: float) -> int:
-    """Use what was just learnt for jobs that became ready before; returns how many predictions changed.
+def place(
+    database: Database,
+    *,
+    term: int | None,
+    max_age_s: float,
+    half_life_s: float,
+    explain: bool = True,
+    learnt: bool = False,
+) -> int:
+    """Put ready jobs on nodes that have room; returns how many.
 
-    A sweep becomes ready within a second, long before its first job has shown how long the others will take.
+    Args:
+        database: the farm's.
+        term: of this leader.
+        max_age_s: nodes that were not heard for longer count as dead.
+        half_life_s: after which half of an owner's use is forgotten.
+        explain: also note why the others wait.
+        learnt: predict anew what jobs take that became ready before. A sweep becomes ready within a second, long
+            before its first job has shown how long the others will take.
     """
-    with database.read() as connection:
-        ready = candidates.ready(connection, limit=PLACE_AT_ONCE)
-        toolchain = devices.toolchain(connection, max_age_s=max_age_s) if ready else None
-        if toolchain is None:
-            return 0
-        predicted = history.predict(connection, [job.id for job in ready], sdk=sdk_of(toolchain))
-    with database.write() as connection:
-        return admission.predict_anew(connection, ready, predicted, term=term)
-
-
-def place(database: Database, *, term: int | None, max_age_s: float, half_life_s: float, explain: bool = True) -> int:
-    """Put ready jobs on nodes that have room, and note why the others wait if that is wanted."""
     with database.read() as connection:
         if not candidates.any_ready(connection):
             return 0
         room = capacity.capacity(connection, max_age_s=max_age_s)
-        ready = []
+        rows: list[Any] = []
         for of_device in (True, False):
             # Who finds no place need only be told so now and then; to fill places, some more jobs than places do.
-            limit = PLACE_AT_ONCE if explain else _worth_a_look(room, of_device=of_device)
-            ready += candidates.ready(connection, limit=limit, of_device=of_device) if limit else []
-        if not ready:
+            limit = PLACE_AT_ONCE if explain or learnt else _worth_a_look(room, of_device=of_device)
+            rows += candidates.heads(connection, limit=limit, of_device=of_device) if limit else []
+        if not rows:
             return 0
+        predicted = _predicted(connection, rows, max_age_s=max_age_s) if learnt else {}
         decided = placement.place(
-            ready,
+            candidates.jobs_of(connection, rows, predicted=predicted),
             capacity=room,
             shares=history.shares(connection, half_life_s=half_life_s),
             now=db.now(connection),
             policy=placement.Policy(),
         )
-    if not decided.assignments and not (explain and decided.waiting):
+    if not (decided.assignments or predicted or (explain and decided.waiting)):
         return 0
     with database.write() as connection:
+        if predicted:
+            admission.predict_anew(connection, rows, predicted, term=term)
         placed = admission.enqueue_all(connection, decided.assignments, term=term)
         if explain:
-            admission.explain(connection, decided.waiting, term=term)
+            admission.explain(connection, rows, decided.waiting, term=term)
     return len(placed)
+
+
+def _predicted(connection: sa.Connection, rows: Sequence[Any], *, max_age_s: float) -> Mapping[int, Estimate]:
+    """By job, what rows of ready jobs are predicted to take by all that is known now."""
+    toolchain = devices.toolchain(connection, max_age_s=max_age_s)
+    return {} if toolchain is None else history.predict(connection, [row.id for row in rows], sdk=sdk_of(toolchain))
 
 
 def _worth_a_look(room: Capacity, *, of_device: bool) -> int:
