@@ -33,13 +33,16 @@ from farm.store.collector import Collector
 _logger = logging.getLogger(__name__)
 
 _LEASE_S = 5.0  # of the leadership; a successor waits for so long at most
-_RENEW_S = 1.0
-_ACTIVE_POLL_S, _IDLE_POLL_S = 0.025, 0.25
+_RENEW_S = _LEASE_S / 3
+_TRY_S = 1.0  # between two tries to lead
+_PATIENCE_S = 0.5  # for so long it does not see that it should stop
+_ACTIVE_LOOK_S, _IDLE_LOOK_S = 0.025, 0.25
 _ACTIVE_FOR_S = 3.0  # after the last thing that happened
 _BETWEEN_ROUNDS_S = 0.01  # what is written meanwhile is one round's work
 _FULL_ROUND_S = 1.0  # leases end and pauses pass without anybody writing
 _LATE_RENEWAL_S = 2.0  # a node tries again each second while the database is away
-_IDLE_FULL_ROUND_S = 5.0  # while no job is unfinished
+_IDLE_FULL_ROUND_S = 5.0  # while no job is unfinished: then only the clocks are looked at
+_IDLE_TICK_S = 30.0  # and all else once more, and now and then
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
 
 
@@ -60,7 +63,7 @@ class Scheduler:
         self._holder = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._term: int | None = None
         self._stopping = False
-        self._renewed = self._full_round = self._happened = 0.0
+        self._renewed = self._full_round = self._happened = self._idle_tick_after = 0.0
         self._broker_after = 0.0
         # The clocks are watched in full rounds, and must be looked at more often than leases end.
         self._idle_full_round_s = max(_FULL_ROUND_S, min(_IDLE_FULL_ROUND_S, settings.lease_s / 8))
@@ -78,7 +81,6 @@ class Scheduler:
         self._database.check()
         while not self._stopping:
             self.step()
-            time.sleep(_BETWEEN_ROUNDS_S)
         self.close()
 
     def step(self) -> None:
@@ -87,7 +89,7 @@ class Scheduler:
             if self._leads():
                 self._round()
             else:
-                time.sleep(_IDLE_POLL_S)
+                time.sleep(_PATIENCE_S)
             self._back_off_s = _FIRST_BACK_OFF_S
         except TermOver as error:
             _logger.warning("%s", error)
@@ -104,7 +106,7 @@ class Scheduler:
     def _leads(self) -> bool:
         """Whether this scheduler is the leader, which it becomes or stays if it can."""
         now = time.monotonic()
-        if now < self._renewed + _RENEW_S:
+        if now < self._renewed + (_TRY_S if self._term is None else _RENEW_S):
             return self._term is not None
         self._renewed = now
         with self._database.write() as connection:
@@ -142,8 +144,9 @@ class Scheduler:
 
     def _round(self) -> None:
         now = time.monotonic()
+        due = min(self._renewed + _RENEW_S, self._full_round + self._between_full_rounds_s, now + _PATIENCE_S)
         active = now < self._happened + _ACTIVE_FOR_S
-        written = self._pulse.wait(_ACTIVE_POLL_S if active else _IDLE_POLL_S)
+        written = self._pulse.wait(due - now, look_s=_ACTIVE_LOOK_S if active else _IDLE_LOOK_S)
         now = time.monotonic()
         full = now >= self._full_round + self._between_full_rounds_s
         if not written and not full:
@@ -156,6 +159,9 @@ class Scheduler:
             self._full_round = now
             self._watch_clocks()
             self._collector.poke(self._term)
+        if idle and now < self._idle_tick_after:
+            return
+        self._idle_tick_after = now + _IDLE_TICK_S if idle else 0.0
         sender = self._sender if now >= self._broker_after else None
         try:
             counts = tick(
@@ -176,6 +182,7 @@ class Scheduler:
         if counts.any:
             self._happened = time.monotonic()
             _logger.debug("%s", counts)
+        time.sleep(_BETWEEN_ROUNDS_S)
 
     def _on_database_error(self, error: sa.exc.DBAPIError) -> None:
         _logger.warning("the database does not answer, next try in %.2f s: %s", self._back_off_s, error)

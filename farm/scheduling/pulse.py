@@ -1,21 +1,29 @@
 """Waiting until somebody writes to the database, at next to no cost.
 
-SQLite counts commits of others in ``PRAGMA data_version``, which takes microseconds to look at. PostgreSQL is asked for
-its newest rows, and a submission wakes the scheduler with a notification: a hint that may be lost, for example behind a
-pooler, where the next look finds what was written.
+SQLite counts commits of others in ``PRAGMA data_version``, which takes microseconds to look at; the kernel says when to
+look, for every commit is written to the log beside the database. PostgreSQL is asked for its newest rows, and a
+submission wakes the scheduler with a notification. Both are hints that may be missing or lost, SQLite's where there is
+no inotify, PostgreSQL's behind a pooler: the next look finds what was written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
+import select
 import time
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from farm.db import WAKE_CHANNEL, Database
 
-_SQLITE_LOOK_S = 0.04
+_UNTOLD_LOOK_S = 0.04  # between two looks at SQLite where nobody says when
+_FIRST_LOOK_S, _LONGEST_LOOK_S, _GROWTH = 0.001, 1.0, 2.0  # where the kernel does, after it did and nothing was seen
+_IN_MODIFY = 0x2  # <sys/inotify.h>
+_SOME_BYTES = 1 << 12  # an event takes 16, and equal ones that nobody has read count once
 _NEWEST = "SELECT (SELECT max(id) FROM events), (SELECT max(id) FROM nodes)"
 
 
@@ -26,37 +34,58 @@ class Pulse:
         self._engine = database.engine
         self._sqlite = database.dialect == "sqlite"
         self._connection: sa.PoolProxiedConnection | None = None
+        self._watch: FileWatch | None = None  # of SQLite's log
+        self._look_s = _LONGEST_LOOK_S
         self._last: tuple[int | None, ...] = ()
 
-    def wait(self, limit_s: float) -> bool:
-        """Wait until somebody has written since the last call, for ``limit_s`` at most; whether somebody has.
+    def wait(self, limit_s: float, *, look_s: float = _LONGEST_LOOK_S) -> bool:
+        """Wait until somebody has written since the last call; whether somebody has.
+
+        Args:
+            limit_s: how long at most.
+            look_s: between two looks at PostgreSQL, where not all who write say so.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the database does not answer.
         """
         driver = self._engine.dialect.loaded_dbapi
         try:
-            return self._wait(time.monotonic() + limit_s)
+            return self._wait(time.monotonic() + limit_s, look_s=look_s)
         except driver.Error as error:
             raise sa.exc.OperationalError("wait for writes", None, error) from error
 
-    def _wait(self, deadline: float) -> bool:
+    def _wait(self, deadline: float, *, look_s: float) -> bool:
         if self._connection is None:
             self._connection = self._engine.raw_connection()
             if not self._sqlite:
                 self._driver.autocommit = True
                 self._driver.execute(f"LISTEN {WAKE_CHANNEL}")
+            else:
+                self._watch = self._watch_log()
         while True:
+            told = self._watch is not None and self._watch.written()  # asked before the look: what comes later is news
             if self._changed():
+                self._look_s = _LONGEST_LOOK_S
                 return True
+            # A commit counts a moment after it is written.
+            self._look_s = _FIRST_LOOK_S if told else min(_LONGEST_LOOK_S, _GROWTH * self._look_s)
             rest_s = deadline - time.monotonic()
             if rest_s <= 0:
                 return False
-            if self._sqlite:
-                time.sleep(min(_SQLITE_LOOK_S, rest_s))
+            if self._watch is not None:
+                self._watch.wait(min(self._look_s, rest_s))
+            elif self._sqlite:
+                time.sleep(min(_UNTOLD_LOOK_S, rest_s))
             else:
-                for _ in self._driver.notifies(timeout=rest_s, stop_after=1):
+                for _ in self._driver.notifies(timeout=min(look_s, rest_s), stop_after=1):
                     break  # the next look says what there is
+
+    def _watch_log(self) -> FileWatch | None:
+        """A watch on SQLite's write-ahead log, which lives as long as somebody is connected; None where it has none."""
+        self._driver.execute("SELECT count(*) FROM sqlite_schema")  # whoever reads makes the file if nobody has
+        with contextlib.suppress(OSError):
+            return FileWatch(Path(f"{self._engine.url.database}-wal"))
+        return None
 
     @property
     def _driver(self) -> Any:
@@ -76,4 +105,58 @@ class Pulse:
             with contextlib.suppress(sa.exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error):
                 self._connection.detach()  # it must not come back to the pool: it listens
                 driver.close()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._connection, self._last = None, ()  # nobody knows what is missed meanwhile
+
+
+class FileWatch:
+    """Hears from the kernel that a file is written to: inotify(7) by way of the C library, so on Linux only.
+
+    The file stays watched under any name until :meth:`close`, and its successor is not.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: there is no such file; or the kernel has no inotify, or no more of it for this user
+            (``fs.inotify.max_user_instances``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        try:
+            # The flags of inotify_init1() have the values of those of open().
+            self._events = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        except AttributeError as error:
+            raise OSError("this system's C library has no inotify") from error
+        try:
+            _checked(libc.inotify_add_watch(self._events, os.fsencode(path), _IN_MODIFY))
+        except OSError:
+            os.close(self._events)
+            raise
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until somebody has written since :meth:`written` was asked, for ``limit_s`` at most."""
+        select.select([self._events], [], [], limit_s)
+
+    def written(self) -> bool:
+        """Whether somebody has written since this was asked last."""
+        found = False
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._events, _SOME_BYTES):
+                found = True
+        return found
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._events)
+
+
+def _checked(result: int) -> int:
+    """What a function of the C library returned, unless that means an error."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
