@@ -34,7 +34,8 @@ from farm.views import inventory
 _logger = logging.getLogger(__name__)
 _REAL_SDK = Path("/opt/qti-aic")  # where Qualcomm's installer puts it
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_LOOK_S, _POLL_S = 0.1, 0.02
+_POLL_S = 0.02
+_START_LOOK_S = 0.1  # while what is started is waited for
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 10.0
 _SOUND_AFTER_S = 30.0  # a child that lived so long is started again without delay
 _BROKER_LIMIT_S = 10.0
@@ -105,7 +106,7 @@ class Keeper:
             self._bring_up(wakeup)
             self._say(phase=READY, doing="")
             while True:
-                self._look(wakeup)
+                self._look(wakeup, limit_s=_LOGS_EVERY_S)
         except _Stopped:
             return 0
         except (FarmError, sa.exc.DBAPIError, OSError) as error:
@@ -209,7 +210,7 @@ class Keeper:
     def _await(self, condition: Callable[[], bool], *, wakeup: int, what: str, limit_s: float | None) -> None:
         began = time.monotonic()
         while not condition():
-            self._look(wakeup)
+            self._look(wakeup, limit_s=_START_LOOK_S)
             failing = [name for name, child in self._children.items() if child.failures > 1]
             if failing:
                 log = self._settings.log_dir / f"{failing[0]}.log"
@@ -217,12 +218,14 @@ class Keeper:
             if limit_s is not None and time.monotonic() - began > limit_s:
                 raise FarmError(f"{what} did not answer within {limit_s:.0f} s. See {self._settings.log_dir}.")
 
-    def _look(self, wakeup: int) -> None:
-        """Wait a moment, less when something happens; start again what has died, and keep logs short."""
-        if time.monotonic() > self._logs_looked_at + _LOGS_EVERY_S:
+    def _look(self, wakeup: int, *, limit_s: float) -> None:
+        """Wait until something happens or is due; start again what has died, and keep logs short."""
+        if time.monotonic() >= self._logs_looked_at + _LOGS_EVERY_S:
             self._logs_looked_at = time.monotonic()
             log_files.cap(self._settings.log_dir, limit_bytes=self._settings.own_log_limit_bytes)
-        if select.select([wakeup], [], [], _LOOK_S)[0]:
+        starts = [child.not_before for child in self._children.values() if child.process is None]
+        wait_s = min([limit_s, *(start - time.monotonic() for start in starts)])
+        if select.select([wakeup], [], [], max(0.0, wait_s))[0]:
             os.read(wakeup, 1 << 10)
         if self._stopping:
             raise _Stopped
