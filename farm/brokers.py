@@ -38,7 +38,7 @@ _TRANSPORT: Mapping[str, Any] = {
     "socket_keepalive_options": _KEEPALIVE,
     "socket_connect_timeout": 2,
     "socket_timeout": 5,
-    "health_check_interval": 5,
+    "health_check_interval": 4,
     "retry_on_timeout": False,  # the outbox tries again, and the scheduler has other duties meanwhile
 }
 

@@ -16,6 +16,9 @@ from farm import brokers
 from farm import settings as farm_settings
 from farm.settings import Settings
 
+# For so long a node waits for a message before it asks again. The shorter, the sooner it sees that nobody answers.
+_ASK_S = 3
+
 
 def __getattr__(name: str) -> Celery:
     """``app`` for the ``celery`` command of an administrator: ``celery -A workers.app inspect ping``."""
@@ -31,8 +34,12 @@ def make(settings: Settings, *, queue: str | None = None) -> Celery:
         Usage: FARM_BROKER_URL is wrong.
     """
     app = Celery("qeff-farm", backend=None, set_as_current=False)
+    connection = brokers.parse(settings).celery_settings()
+    if queue:
+        # The name is kombu's: what it blocks for, where it has an event loop as in a node. Without, it would sleep.
+        connection["broker_transport_options"]["polling_interval"] = _ASK_S
     app.conf.update(
-        brokers.parse(settings).celery_settings(),
+        connection,
         # A message is two ids, and the database says what they mean.
         accept_content=["json"],
         task_serializer="json",

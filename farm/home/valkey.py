@@ -35,6 +35,7 @@ def command(settings: Settings) -> list[str]:
         *("--save", ""),
         *("--appendonly", "no"),
         *("--maxmemory-policy", "noeviction"),
+        *("--hz", "1"),  # nothing is kept that could expire, and clients that wait are told in time all the same
         *("--dir", str(settings.run_dir)),
         *("--loglevel", "warning"),
     ]
