@@ -27,7 +27,7 @@ from farm.scheduling import rounds
 
 _LATENCY_GOAL_MS, _IDLE_GOAL_PERCENT = 100.0, 1.0
 _QUIET_S = 4.0  # the scheduler looks more often for a while after something happened
-_IDLE_S = 30.0
+_IDLE_S = 60.0  # two checks of the devices
 _POLL_S = 0.02
 _HOUR_S = 3600
 _HEARTBEAT_S = 2
@@ -49,8 +49,8 @@ def latency_ms(database: db.Database) -> float:
 
 
 def cpu_s(processes: list[psutil.Process]) -> float:
-    """CPU seconds of processes so far."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    """CPU seconds of processes so far, with those of children that have ended, as the tool that looks at devices."""
+    return sum(sum(process.cpu_times()[:4]) for process in processes)
 
 
 def running_figures(runs: int) -> list[measure.Figure]:
