@@ -21,7 +21,7 @@ from farm import db
 from farm import settings as farm_settings
 from farm.home import local
 from farm.lifecycle import jobs
-from farm.models import attempts, core_leases, host_leases
+from farm.models import attempts, core_leases, host_leases, nodes
 from farm.models import jobs as job_rows
 from farm.plan import Plan
 from farm.settings import Settings
@@ -106,6 +106,16 @@ class RunningFarm:
                 if group is not None and psutil.pid_exists(group["pid"]):
                     found.append(group["pid"])
         return found
+
+    def node_of(self, job_id: int) -> int:
+        """The process that looks after a running job."""
+        with self.database.read() as connection:
+            query = (
+                sa.select(nodes.c.pid)
+                .join(attempts, attempts.c.node_id == nodes.c.id)
+                .where(attempts.c.job_id == job_id, attempts.c.state == "running")
+            )
+            return int(connection.execute(query).scalar_one())
 
     def freeze(self, pid: int) -> None:
         """SIGSTOP, but not within a transaction: SQLite would let nobody else write until it goes on."""

@@ -58,23 +58,12 @@ def attempt_states(farm: RunningFarm, job_id: int) -> list[tuple[str, str | None
         return [tuple(row) for row in connection.execute(query)]
 
 
-def device_node(farm: RunningFarm, job_id: int) -> int:
-    """The process that looks after a running job."""
-    with farm.database.read() as connection:
-        query = (
-            sa.select(nodes.c.pid)
-            .join(attempts, attempts.c.node_id == nodes.c.id)
-            .where(attempts.c.job_id == job_id, attempts.c.state == "running")
-        )
-        return int(connection.execute(query).scalar_one())
-
-
 def test_a_node_that_was_frozen_past_its_lease_ends_its_stage_and_writes_nothing(
     farm: RunningFarm, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"
     submission_id, job_id = running_run(farm, flag)
-    node, stage = device_node(farm, job_id), int(flag.read_text())
+    node, stage = farm.node_of(job_id), int(flag.read_text())
     os.kill(node, signal.SIGSTOP)
     try:
         farm.wait_until(lambda: len(attempt_states(farm, job_id)) == 2, what="another attempt")
