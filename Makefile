@@ -9,7 +9,7 @@ CORES ?= 8,14,16
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test lint types contracts pytest proof chaos parity docs bench format
+.PHONY: help demo demo-clean test lint types contracts pytest proof chaos faults parity docs bench format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -66,6 +66,9 @@ proof: $(VENV)/.dev  ## many random histories of a farm, and a crash at every mo
 
 chaos: $(VENV)/.dev  ## a farm of real processes of which 100 are killed at random moments
 	@$(TEST_ENV) $(BIN)/python -m tests.chaos
+
+faults: $(VENV)/.dev  ## faults that last as long as they do in life: a broker that is away for 60 s
+	@FARM_TEST_OUTAGE_S=60 $(TEST_ENV) $(BIN)/python -m pytest tests/acceptance/test_broker.py -k submissions_are_taken
 
 parity: $(VENV)/.dev  ## every decoder architecture of transformers, exported and compared; docs/architectures.md
 	@$(TEST_ENV) $(BIN)/python -m tests.parity run --shards 2

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import psutil
 
-_SAME_START_S = 2.0  # the boot time that starts are counted from moves when the clock is corrected
+from farm.clockwatch import birth
+
 _POLL_S = 0.02
 _KILL_LIMIT_S = 30.0  # a process that is in the kernel for longer is not gone
 _LEAST_MARK, _MARK_BITS = 1 << 61, 60  # microseconds: more than 73,000 years
@@ -50,21 +51,19 @@ class Group:
 
     Attributes:
         pid: of the leader, which is also the number of the session and the process group; 0 when not known.
-        created: when the leader started, seconds since the epoch.
+        birth: of the leader, see :func:`farm.clockwatch.birth`.
         mark: what all of them wear, see :func:`wear`; 0 for none.
     """
 
     pid: int = 0
-    created: float = 0.0
+    birth: str = ""
     mark: int = 0
 
     @classmethod
     def of(cls, pid: int, *, mark: int = 0) -> Group:
         """The group that a running process leads or is about to lead; without a leader when that has ended."""
-        try:
-            return cls(pid=pid, created=psutil.Process(pid).create_time(), mark=mark)
-        except psutil.NoSuchProcess:
-            return cls(mark=mark)
+        born = birth(pid)
+        return cls(mark=mark) if born is None else cls(pid=pid, birth=born, mark=mark)
 
     def members(self) -> list[psutil.Process]:
         """Its processes that have not ended. A zombie has ended: it holds nothing but its number."""
@@ -108,16 +107,9 @@ class Group:
         while self.members() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
-    def _created_then(self, leader: psutil.Process) -> bool:
-        try:
-            return abs(leader.create_time() - self.created) <= _SAME_START_S
-        except psutil.NoSuchProcess:
-            return True  # it has just ended; others of its session may live
-
     def _leader(self) -> psutil.Process | None:
         """The leader, unless it has ended; when its number was given away again nobody of the session was left."""
-        leader = _process(self.pid) if self.pid else None
-        return leader if leader is not None and self._created_then(leader) else None
+        return _process(self.pid) if self.pid and birth(self.pid) == self.birth else None
 
     def _session(self) -> int:
         """The number of its session; 0 when that is not known or somebody else's."""

@@ -24,6 +24,7 @@ import psutil
 
 from farm import errors
 from farm import settings as farm_settings
+from farm.clockwatch import birth
 from farm.errors import FarmError, Refused, StorageFault
 from farm.settings import Settings
 
@@ -35,7 +36,6 @@ _POLL_S = 0.05
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 40.0
 _SWEEP_LIMIT_S = 60.0
-_SAME_START_S = 2.0  # the boot time that starts are counted from moves when the clock is corrected
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,28 +44,25 @@ class ProcessId:
 
     Attributes:
         pid: its number.
-        created: when it started, seconds since the epoch.
+        birth: see :func:`farm.clockwatch.birth`.
     """
 
     pid: int
-    created: float
+    birth: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessId:
         """The identity of a process that was just started; it need not live any more."""
-        try:
-            return cls(pid=pid, created=psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return cls(pid=pid, created=time.time())
+        return cls(pid=pid, birth=birth(pid) or "")
 
     def lives(self) -> bool:
         """Whether it has not ended. A zombie has."""
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
+        if birth(self.pid) != self.birth:
+            return False
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < _SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

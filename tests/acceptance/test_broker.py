@@ -7,6 +7,11 @@ process, so the tests compare pids: it is the node itself that has to hear again
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +19,16 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from farm import settings as farm_settings
 from farm.lifecycle import jobs, steering
 from farm.models import attempts, outbox
 from farm.states import DONE, JobState
 from tests import small_sweep, valkey
 from tests.acceptance.running_farm import RunningFarm, running_farm
+from tests.farm_home import write_checkpoint
 from tests.valkey import Server, Wire
+
+OUTAGE_S = float(os.environ.get("FARM_TEST_OUTAGE_S", "3"))  # longer: make faults
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +114,37 @@ def test_a_sweep_survives_a_broker_that_is(
     assert {starts[job.id] for job in farm.jobs(submission_id)} == {1}, "a stage was started twice"
     after = farm.submit(small_sweep.plan(f"after {name}"))
     farm.wait_for_end(after)
+    assert farm.children == before, "a node or the scheduler was started again"
+
+
+def test_submissions_are_taken_while_the_broker_is_away_and_start_when_it_is_back(
+    farm: RunningFarm, server: Server, tmp_path: Path
+) -> None:
+    before = farm.children
+    model = write_checkpoint(tmp_path / "model")
+    server.kill()
+    back_at = time.monotonic() + OUTAGE_S
+    ids = [farm.submit(small_sweep.plan("away first", prompt="away first"))]
+    said = subprocess.run(
+        [sys.executable, "-m", "farm", "submit", "--model", model, "--cores", "8,14", "--prompt", "away", "--json"],
+        env={**os.environ, **farm_settings.to_environ(farm.settings)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stderr == ""
+    ids.append(int(str(json.loads(said.stdout)["submission"]).removeprefix("s")))
+    farm.wait_until(lambda: time.monotonic() >= back_at, what="the end of the outage")
+    ids.append(farm.submit(small_sweep.plan("away last", prompt="away last")))
+    started = farm.starts()
+    mine = [job.id for submission_id in ids for job in farm.jobs(submission_id)]
+    assert not set(started) & set(mine), "a stage began without a message"
+    server.start()
+    for submission_id in ids:
+        farm.wait_for_end(submission_id)
+    for submission_id in ids:
+        farm.assert_sound(submission_id)
+    assert {farm.starts()[job_id] for job_id in mine} == {1}
     assert farm.children == before, "a node or the scheduler was started again"
 
 

@@ -88,24 +88,32 @@ def test_losing_every_key_of_the_broker_loses_nothing(farm: RunningFarm) -> None
     farm.assert_sound(submission_id)
 
 
-def test_a_database_that_somebody_holds_for_longer_than_writers_wait_loses_nothing(
+def test_a_database_that_is_held_for_longer_than_leases_last_costs_what_runs_and_not_what_is_done(
     farm: RunningFarm, tmp_path: Path
 ) -> None:
-    flag = tmp_path / "flag"
-    submission_id, _ = running_run(farm, flag)
+    flag, done = tmp_path / "flag", tmp_path / "done"
+    submission_id, job_id = running_run(farm, flag)
+    finished, finished_id = running_run(farm, done)
+    stage = int(flag.read_text())
     other = sqlite3.connect(farm.settings.home / "farm.db", isolation_level=None, timeout=60)
     other.execute("BEGIN EXCLUSIVE")
     log = farm.settings.log_dir / "scheduler.log"
     before = log.stat().st_size
     try:
+        done.unlink()
         farm.wait_until(
             lambda: "the database does not answer" in log.read_text()[before:], what="a scheduler that gave up waiting"
         )
+        assert not psutil.pid_exists(stage), "a stage goes on whose lease its node could not renew"
     finally:
         other.execute("ROLLBACK")
         other.close()
     let_go(farm, submission_id, flag)
+    farm.wait_for_end(finished)
     farm.assert_sound(submission_id)
+    farm.assert_sound(finished)
+    assert [state for state, _ in attempt_states(farm, job_id)] == ["lost", "succeeded"]
+    assert attempt_states(farm, finished_id) == [("succeeded", None)]
 
 
 def leader_row(farm: RunningFarm) -> tuple[str, int]:

@@ -261,9 +261,11 @@ def test_a_new_node_ends_what_its_predecessor_left_and_gives_it_back(node: Attem
 
 
 def test_a_group_is_not_mistaken_for_a_later_process_with_its_number() -> None:
-    mine = psutil.Process()
-    assert Group(pid=mine.pid, created=mine.create_time() - 3600).members() == []
-    assert Group(pid=mine.pid, created=mine.create_time() - 3600).kill()  # a mistake would end this very process
+    mine = Group.of(os.getpid())
+    assert psutil.Process() in mine.members()
+    former = dataclasses.replace(mine, birth="at another time")
+    assert former.members() == []
+    assert former.kill()  # a mistake would end this very process
 
 
 def test_heartbeats_tell_how_far_the_stage_is(node: AttemptNode, tmp_path: Path) -> None:
