@@ -48,7 +48,8 @@ def test_a_farm_that_stops_interrupts_what_runs_and_goes_on_later(tmp_path: Path
         farm.wait_until(flag.exists, what="the run")
         farm.stop()
         run = farm.jobs(submission_id)[-1]
-        assert (run.state, run.failures) == (JobState.READY, 0)
+        # Queued when the scheduler was the last to end: it had found another place.
+        assert (run.state in (JobState.READY, JobState.QUEUED), run.failures) == (True, 0)
         assert processes_of(farm.settings.home) == []
         flag.unlink()
         farm.start()
