@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
 CORES ?= 8,14,16
+DATABASE ?= sqlite
 
 # One thread for each of torch, OpenMP and BLAS: tests run in parallel processes, and results repeat.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -64,8 +65,8 @@ format: $(VENV)/.dev  ## rewrite the code in the house's format
 proof: $(VENV)/.dev  ## many random histories of a farm, and a crash at every moment, on both databases
 	@$(TEST_ENV) $(BIN)/python -m tests.proof
 
-chaos: $(VENV)/.dev  ## a farm of real processes of which 100 are killed at random moments
-	@$(TEST_ENV) $(BIN)/python -m tests.chaos
+chaos: $(VENV)/.dev  ## a farm of real processes of which 100 are killed at random moments (DATABASE=postgresql)
+	@$(TEST_ENV) $(BIN)/python -m tests.chaos --database $(DATABASE)
 
 faults: $(VENV)/.dev  ## faults that last as long as they do in life: a broker that is away for 60 s
 	@FARM_TEST_OUTAGE_S=60 $(TEST_ENV) $(BIN)/python -m pytest tests/acceptance/test_broker.py -k submissions_are_taken

@@ -118,7 +118,10 @@ class RunningFarm:
             return int(connection.execute(query).scalar_one())
 
     def freeze(self, pid: int) -> None:
-        """SIGSTOP, but not within a transaction: SQLite would let nobody else write until it goes on."""
+        """SIGSTOP, but not within a transaction of SQLite, which would let nobody else write until it goes on."""
+        if self.database.dialect != "sqlite":
+            os.kill(pid, signal.SIGSTOP)
+            return
 
         def frozen() -> bool:
             os.kill(pid, signal.SIGSTOP)

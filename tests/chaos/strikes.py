@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 
@@ -22,6 +21,16 @@ from farm.states import FINAL, JobState
 from tests.acceptance.running_farm import RunningFarm
 
 KEEPER = "keeper"
+# Kinds of processes, and how often each is struck: what stages leave behind is the hardest to put right.
+KINDS = {
+    "stage process": 4,
+    "host node": 2,
+    "device node": 2,
+    "scheduler": 2,
+    "valkey": 1,
+    "fork server": 1,
+    KEEPER: 1,
+}
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED)
 _HOLD_S = (1.0, 2.0)  # of the database, by somebody else
 
@@ -86,6 +95,8 @@ class Harm:
             "cancel": self._cancel,
             "retry": self._retry,
         }
+        if farm.database.dialect == "postgresql":
+            self.ways["end session"] = self._end_session
 
     def thaw(self, *, all_of_them: bool = False) -> None:
         """Let those processes go on whose time is over."""
@@ -95,6 +106,18 @@ class Harm:
                 self._frozen.remove(entry)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    def await_victims(self, kind: str) -> list[int]:
+        """Processes of a kind, as soon as there are some."""
+        found: list[int] = []
+
+        def are_there() -> bool:
+            self.thaw()
+            found[:] = victims(self._farm).get(kind, [])
+            return bool(found)
+
+        self._farm.wait_until(are_there, what=f"a {kind}")
+        return found
 
     def _freeze(self) -> bool:
         """Stop a node for longer than its lease."""
@@ -124,12 +147,29 @@ class Harm:
         return True
 
     def _hold_database(self) -> bool:
-        other = sqlite3.connect(self._farm.settings.home / "farm.db", isolation_level=None, timeout=60)
-        with contextlib.closing(other):
-            other.execute("BEGIN EXCLUSIVE")
+        """Let nobody else write for a while."""
+        # An engine without the farm's patience and rules: somebody else.
+        other = sa.create_engine(self._farm.database.engine.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with other.connect() as connection:
+            if self._farm.database.dialect == "sqlite":
+                connection.exec_driver_sql("PRAGMA busy_timeout = 60000")
+                begin = ["BEGIN EXCLUSIVE"]
+            else:
+                begin = ["BEGIN", "LOCK TABLE jobs, attempts IN EXCLUSIVE MODE"]
+            for statement in begin:
+                connection.exec_driver_sql(statement)
             time.sleep(self._rng.uniform(*_HOLD_S))
-            other.execute("ROLLBACK")
+            connection.exec_driver_sql("ROLLBACK")
         return True
+
+    def _end_session(self) -> bool:
+        """Let PostgreSQL end a session of the farm, whatever it is doing."""
+        sessions = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        with self._farm.database.write() as connection:
+            pids = sorted(connection.scalars(sa.text(sessions)))
+            if not pids:
+                return False
+            return bool(connection.scalar(sa.select(sa.func.pg_terminate_backend(self._rng.choice(pids)))))
 
     def _cancel(self) -> bool:
         return self._ask(jobs.cancel, of=[state for state in JobState if state not in FINAL])
