@@ -26,6 +26,7 @@ from farm.states import FINAL, TRANSITIONS, JobState
 DOCS = Path(__file__).parents[1] / "docs"
 _MODELS = (_work, _fleet, _control)
 _ORDER = tuple(JobState)
+_MOVES = frozenset({"move", "move_all", "move_each"})  # of farm.lifecycle.transitions
 _NOTE = "<!-- Written by `make docs` from `{source}`; change that. -->\n\n"
 
 
@@ -201,37 +202,56 @@ def _doers() -> dict[tuple[JobState, str], list[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         own = {name: _sources(function) for name, function in functions.items()}
-        for name, function in functions.items():
+        words = {name: _words(function) for name, function in functions.items()}
+        moving = _moving(functions)
+        for name in moving:
+            called = _named(functions[name]) & set(functions)
             # One that leaves the move to another of its module leads from where that one does.
-            called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & set(functions)
             sources = own[name] or {source for other in called for source in own[other]} or set(JobState)
-            sources = sources - _excluded(function)
-            words = {node.value for node in ast.walk(function) if isinstance(node, ast.Constant)}
+            # One that asks another what to do takes the transitions that this one names.
+            names = words[name].union(*(words[other] for other in called - moving))
             for way in ways:
-                if way[0] in sources and way[1] in words:
+                if way[0] in sources and way[1] in names:
                     found[way].append(f"farm.lifecycle.{path.stem}.{name}")
+    return {way: sorted(names) for way, names in found.items()}
+
+
+def _moving(functions: Mapping[str, ast.FunctionDef]) -> set[str]:
+    """The functions of a module that move jobs, or leave that to another of the module."""
+    found: set[str] = set()
+    while more := {name for name, function in functions.items() if _named(function) & (_MOVES | found)} - found:
+        found |= more
     return found
+
+
+def _named(function: ast.FunctionDef) -> set[str]:
+    return {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+
+
+def _words(function: ast.FunctionDef) -> set[str]:
+    return {str(node.value) for node in ast.walk(function) if isinstance(node, ast.Constant)}
 
 
 def _sources(function: ast.FunctionDef) -> set[JobState]:
-    """The states that a function says outright it moves jobs from."""
+    """The states that a function says outright it moves jobs from: where it names them, or asserts which they are."""
     found: set[JobState] = set()
     for node in ast.walk(function):
-        named = isinstance(node, ast.keyword) and node.arg == "source"
-        assigned = isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["source"]
-        value = getattr(node, "value", None) if named or assigned else None
-        if isinstance(value, ast.Attribute) and ast.unparse(value.value) == JobState.__name__:
-            found.add(JobState[value.attr])
+        if isinstance(node, ast.keyword) and node.arg == "source":
+            found |= _states_in([node.value])
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()").split(", ")[0] == "source":
+            found |= _states_in(node.value.elts[:1] if isinstance(node.value, ast.Tuple) else [node.value])
+        elif isinstance(node, ast.Assert) and ast.unparse(node.test).startswith("source in "):
+            assert isinstance(node.test, ast.Compare)
+            found |= _states_in(ast.walk(node.test.comparators[0]))
     return found
 
 
-def _excluded(function: ast.FunctionDef) -> set[JobState]:
-    """The states that a function asserts its ``source`` is not."""
-    found: set[JobState] = set()
-    for node in ast.walk(function):
-        said = ast.unparse(node.test) if isinstance(node, ast.Assert) else ""
-        found |= {state for state in JobState if said == f"source is not {JobState.__name__}.{state.name}"}
-    return found
+def _states_in(nodes: Iterable[ast.AST]) -> set[JobState]:
+    return {
+        JobState[node.attr]
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == JobState.__name__
+    }
 
 
 def _sorted_transitions() -> list[tuple[JobState, str, JobState]]:

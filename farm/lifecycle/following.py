@@ -130,9 +130,10 @@ def leave(connection: sa.Connection, leader_ids: Collection[int], *, at: float) 
     reason = "cancelled by a user, and nobody waits for it any more"
     for some in chunks(unwanted.pop(JobState.RUNNING, [])):
         connection.execute(sa.update(jobs).where(jobs.c.id.in_(some)).values(cancel_requested=True, reason=reason))
-    for state, ids in unwanted.items():
+    for source, ids in unwanted.items():
+        assert source in (JobState.READY, JobState.QUEUED), "only a live job leads, and a node has to end what runs"
         target = JobState.CANCELLED
-        move_all(connection, ids, "cancel", source=state, target=target, reason=reason, at=at)
+        move_all(connection, ids, "cancel", source=source, target=target, reason=reason, at=at)
         release_all(connection, ids, at=at)
     weigh(connection, leader_ids)
 

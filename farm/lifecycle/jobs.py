@@ -227,7 +227,7 @@ def _cancel_at_once(
     connection: sa.Connection, job_ids: Sequence[int], *, source: JobState, reason: str, at: float
 ) -> None:
     """Cancel jobs that no process has."""
-    assert source is not JobState.RUNNING, "a node has to end what runs"
+    assert source in (JobState.WAITING, JobState.READY, JobState.QUEUED), "a node has to end what runs"
     target, values = JobState.CANCELLED, {"leader_id": None}
     followed = holds.leaders(connection, job_ids) if source is JobState.WAITING else []
     move_all(connection, job_ids, "cancel", source=source, target=target, reason=reason, at=at, values=values)

@@ -21,11 +21,22 @@ def test_every_transition_is_taken_by_somebody_and_explained_where_its_name_is_n
     assert all(doers.startswith("`farm.") for doers in found.values()), found
 
 
-def test_a_way_between_states_is_not_told_of_who_cannot_take_it() -> None:
-    page = diagrams.states_page()
-    line = next(line for line in page.splitlines() if line.startswith("| waiting | `fail`"))
-    assert "farm.lifecycle.settling.failed" in line
-    assert "farm.lifecycle.attempts" not in line
+@pytest.mark.parametrize(
+    ("way", "doers"),
+    [
+        ("waiting | `fail` | failed", ["admission.admit", "settling.failed"]),
+        ("waiting | `cancel` | cancelled", ["jobs._cancel_at_once"]),
+        ("queued | `cancel` | cancelled", ["following.leave", "jobs._cancel_at_once"]),
+        (
+            "running | `cancel` | cancelled",
+            ["attempts._move_cancelled_successes", "attempts.cancel_attempt", "attempts.fail", "reaping._take"],
+        ),
+        ("running | `rebuild` | waiting", ["rebuilding.rebuild_input"]),
+    ],
+)
+def test_a_way_between_states_is_told_of_who_takes_it_and_of_nobody_else(way: str, doers: list[str]) -> None:
+    line = next(line for line in diagrams.states_page().splitlines() if line.startswith(f"| {way}"))
+    assert line.split(" | ")[-1] == ", ".join(f"`farm.lifecycle.{name}`" for name in doers) + " |"
 
 
 def test_every_table_has_its_section_and_a_column_the_meaning_of_its_comment() -> None:
