@@ -36,6 +36,7 @@ TRANSITIONS: frozenset[tuple[JobState, str, JobState]] = frozenset(
     {
         (W, "follow", W),  # a live job does the same work
         (W, "unfollow", W),  # that job ended without a result
+        (W, "rebuild", W),  # its inputs are done, but one was deleted since, and is made again
         (R, "unsubscribe", R),  # cancelled by its user while others wait for its result: it works on for them
         (Q, "unsubscribe", Q),  # likewise
         (X, "unsubscribe", X),  # likewise

@@ -53,6 +53,8 @@ class Books:
                 return done
             if claimed is None:
                 continue  # hits, whose children are to be admitted
+            for digest in claimed.inputs.values():
+                self.store.path(digest)  # as a stage does, which fails without one
             record = self.publish(stage=claimed.stage, content=f"{claimed.label}{claimed.spec}{tag}")
             with self.database.write() as connection:
                 attempts.succeed(

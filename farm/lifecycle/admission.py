@@ -70,8 +70,8 @@ def admit(
     """Decide about a waiting job by its action key; returns its state afterwards.
 
     ``cached`` when the action is done, ``failed`` when it is known to fail, ``waiting`` behind a live job with the same
-    key, else ``ready``, with what it is predicted to take. What is known does not count for a job whose work is wanted
-    anew.
+    key, or for an input that was deleted and is made again, else ``ready``, with what it is predicted to take. What is
+    known does not count for a job whose work is wanted anew.
 
     Raises:
         StaleTransition: the job, or the term, is not what the caller believes.
@@ -95,6 +95,9 @@ def admit(
     leader = connection.execute(_LEADER, {"key": action_key}).one_or_none()
     if leader is not None:
         _follow(connection, job, leader=leader, at=at, values=keys)
+        return JobState.WAITING
+    if makers := settling.lacking(connection, [job_id]).get(job_id):
+        settling.wait_for_inputs(connection, job_id, makers, at=at)
         return JobState.WAITING
     values = {**keys, "ready_at": at, **_predictions(predicted)}
     _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
@@ -134,6 +137,9 @@ def admit_all(
             values = {"action_key": key, "key_parts": dict(parts), "ready_at": at}
             values |= _predictions(predicted.get(job_id))
             fresh.append({"id": job_id, "reason": "waits for a place", **values})
+    lacking = settling.lacking(connection, [row["id"] for row in fresh])
+    others += [(row["id"], row["action_key"], row["key_parts"]) for row in fresh if row["id"] in lacking]
+    fresh = [row for row in fresh if row["id"] not in lacking]
     count = len(move_each(connection, fresh, "admit", source=JobState.WAITING, target=JobState.READY, at=at))
     for job_id, key, parts in others:
         with contextlib.suppress(StaleTransition):

@@ -6,6 +6,7 @@ import collections
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from farm import models
@@ -31,22 +32,31 @@ _UNDONE = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.BLOCKED})
 _FUTURE = frozenset({"forecast_at", "deadline_at", "expires_at", "run_until"})  # times that may be later than now
 
 
-def check(database: Database, *, store: Store | None = None, now: float | None = None) -> None:
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+def check(
+    database: Database, *, store: Store | None = None, now: float | None = None, struck: Mapping[str, int] = NOTHING
+) -> None:
     """Assert that the tables of a farm agree with each other, see :func:`check_rows`."""
-    check_rows(snapshot.take(database), store=store, now=now)
+    check_rows(snapshot.take(database), store=store, now=now, struck=struck)
 
 
-def check_rows(rows: Snapshot, *, store: Store | None = None, now: float | None = None) -> None:
+def check_rows(
+    rows: Snapshot, *, store: Store | None = None, now: float | None = None, struck: Mapping[str, int] = NOTHING
+) -> None:
     """Assert that the rows of a farm agree with each other.
 
     Args:
         rows: all of them.
         store: where the artifacts' bytes must be; None when there are none.
         now: the database's time; None when that is nobody's but its own.
+        struck: how often an artifact was taken from the books, by digest.
     """
     jobs = {row.id: row for row in rows[models.jobs]}
     for law in LAWS:
         law(rows, jobs)
+    work_is_done_once(rows, jobs, struck=struck)
     if store is not None:
         artifacts_have_their_bytes(rows, store=store)
     if now is not None:
@@ -76,10 +86,11 @@ def cores_belong_to_who_runs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
         assert tries[key].state == {"held": "running", "draining": "lost"}[lease.state], (lease, tries[key])
     for key, row in tries.items():
         job = jobs[key[0]]
+        granted = {grant["device_id"]: set(grant["cores"]) for grant in row.placed_on}
         if row.state == "running" and job.num_cores:
-            granted = {grant["device_id"]: set(grant["cores"]) for grant in row.placed_on}
-            assert held[key] == granted, row
+            assert key in held, row
             assert len(granted) == max(1, job.num_devices), row
+        assert held.get(key, granted) == granted, row  # all its devices or none, also while what was lost drains
         for device_id, cores in held.get(key, {}).items():
             assert cores == usable[device_id] if job.exclusive else len(cores) == job.num_cores, (row, job)
             assert not job.exclusive or holders[device_id] == {key}, (row, holders[device_id])
@@ -145,21 +156,37 @@ def the_paused_are_held(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
             assert bool(row.held) == held, row
 
 
-def work_is_done_once(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
-    """One action succeeds once unless somebody wanted it anew, and what is known of it is what it gave."""
+def work_is_done_once(rows: Snapshot, jobs: Mapping[int, Any], *, struck: Mapping[str, int]) -> None:
+    """One action succeeds once, unless somebody wanted it anew or its artifact is gone; it is known what it gave."""
     known = {row.action_key: row for row in rows[models.actions]}
     done = [row for row in jobs.values() if row.state in DONE]
     fresh = collections.Counter(row.action_key for row in done if row.state == "succeeded" and not row.skip_cache)
     rebuilt = sum(event.transition == "rebuild" for event in rows[models.events])
-    assert all(number <= 1 + rebuilt for number in fresh.values()), fresh
+    gone = collections.Counter[str]()
+    for key, digest in {(row.action_key, row.artifact) for row in done}:
+        gone[key] += struck.get(digest, 0)
+    assert all(number <= 1 + rebuilt + gone[key] for key, number in fresh.items()), (fresh, gone)
     succeeded = {row.job_id for row in rows[models.attempts] if row.state == "succeeded"}
     artifacts = {row.digest: row for row in rows[models.artifacts]}
     for row in done:
         assert row.artifact in artifacts, row
         assert row.done_by in succeeded, row
-        assert row.action_key in known or artifacts[row.artifact].deleted_at is not None, row
+        # Another action may have given the same since it was struck.
+        assert row.action_key in known or artifacts[row.artifact].deleted_at is not None or row.artifact in struck, row
     live = collections.Counter(row.action_key for row in jobs.values() if row.state in LIVE)
     assert all(number == 1 for number in live.values()), live
+
+
+def nothing_leads_to_the_deleted(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """No action gives an artifact that was deleted, and no job that may be placed or runs has one for an input."""
+    deleted = {row.digest for row in rows[models.artifacts] if row.deleted_at is not None}
+    for row in rows[models.actions]:
+        assert row.artifact not in deleted, row
+    for edge in rows[models.edges]:
+        if jobs[edge.child_id].state in LIVE:
+            assert jobs[edge.parent_id].artifact not in deleted, jobs[edge.child_id]
+    for row in rows[models.artifacts]:
+        assert row.pinned is None or row.deleted_at is row.condemned_at is None, row
 
 
 def every_change_has_its_event(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
@@ -236,8 +263,10 @@ def messages_are_of_known_jobs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
 
 
 def artifacts_have_their_bytes(rows: Snapshot, *, store: Store) -> None:
-    """Each artifact's files are there, as they were published."""
+    """The files of each artifact that was not deleted are there, as they were published."""
     for row in rows[models.artifacts]:
+        if row.deleted_at is not None:
+            continue
         tree: Path = store.path(row.digest)
         files = [path for path in tree.rglob("*") if path.is_file()]
         assert (len(files), sum(path.stat().st_size for path in files)) == (row.num_files, row.num_bytes)
@@ -264,7 +293,7 @@ LAWS: tuple[Callable[[Snapshot, Mapping[int, Any]], None], ...] = (
     inputs_are_counted,
     followers_follow_the_living,
     the_paused_are_held,
-    work_is_done_once,
+    nothing_leads_to_the_deleted,
     every_change_has_its_event,
     attempts_are_what_events_tell,
     messages_are_of_known_jobs,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,15 +15,19 @@ import sqlalchemy as sa
 from farm import testing
 from farm.db import Database
 from farm.errors import Refused, StaleTransition
-from farm.lifecycle import jobs, leadership
+from farm.lifecycle import attempts, jobs, leadership
 from farm.models import actions
+from farm.models import attempts as attempt_rows
 from farm.models import jobs as job_rows
+from farm.records import Usage
 from farm.states import JobState
 from farm.store import catalogue, collection
 from farm.store.collection import Places, Policy, Report
 from farm.store.disposal import DAMAGED_KEPT_S, LEFTOVER_AFTER_S, Ledger
 from farm.store.manifest import Blob
+from qeff_engine.errors import FailureClass
 from tests.artifact_books import DAY_S, Books
+from tests.proof import invariants
 
 MONTH = Policy(unused_for_s=30 * DAY_S)
 AT_ONCE = Policy(unused_for_s=30 * DAY_S, grace_s=0.0)
@@ -136,6 +142,46 @@ def test_a_retry_between_condemning_and_deleting_saves_the_inputs(books: Books) 
     books.age(*done.values(), days=1)
     assert collect(books).deleted == ()
     assert books.row(done["resolve"]).condemned_at is None
+
+
+def test_a_retry_has_collected_inputs_made_again_before_it_starts(books: Books) -> None:
+    testing.add_submission(books.database)
+    assert set(books.work(upto=2)) == {"resolve", "export"}
+    testing.admit_all(books.database)
+    failed = books.claim(stage="compile")
+    assert failed is not None
+    with books.database.write() as connection:
+        how: dict[str, Any] = {"failure_class": FailureClass.BUG, "message": "why", "usage": Usage()}
+        attempts.fail(connection, failed.job_id, failed.attempt, **how)
+    books.work()
+    books.age(*books.store.digests(), days=40)
+    deleted = collect(books, AT_ONCE).deleted
+    assert set(failed.inputs.values()) <= set(deleted)
+    with books.database.write() as connection:
+        jobs.retry(connection, failed.job_id)
+    assert list(books.work()) == ["resolve", "export", failed.label, failed.label.replace("compile", "run")]
+    invariants.check(books.database, store=books.store, struck=collections.Counter(deleted))
+    with books.database.read() as connection:
+        query = sa.select(attempt_rows.c.state).where(attempt_rows.c.job_id == failed.job_id)
+        assert connection.scalars(query.order_by(attempt_rows.c.number)).all() == ["failed", "succeeded"]
+        assert connection.scalar(sa.select(sa.func.count()).where(attempt_rows.c.state == "failed")) == 1
+
+
+def test_a_retry_whose_work_is_known_needs_no_collected_input(books: Books) -> None:
+    first = testing.add_submission(books.database)
+    done = books.work(upto=2)
+    with books.database.write() as connection:
+        jobs.cancel_submission(connection, first)
+        cancelled = connection.scalars(sa.select(job_rows.c.id).where(job_rows.c.stage == "compile")).all()
+    testing.add_submission(books.database)
+    books.work()
+    books.age(*done.values(), days=40)
+    assert set(collect(books, AT_ONCE).deleted) == set(done.values())
+    with books.database.write() as connection:
+        jobs.retry(connection, cancelled[0])
+    testing.admit_all(books.database)
+    with books.database.read() as connection:
+        assert connection.scalar(sa.select(job_rows.c.state).where(job_rows.c.id == cancelled[0])) == JobState.CACHED
 
 
 def test_an_artifact_published_after_it_was_struck_keeps_its_bytes(local_books: Books) -> None:
