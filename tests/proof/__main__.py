@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from farm.states import TRANSITIONS
 from tests.databases import empty_postgresql, running_postgresql
-from tests.proof.crash_points import Tally, Thorough, crash_everywhere
+from tests.proof.crash_points import EVERYTHING, crash_all
 from tests.proof.machine import live_through
 from tests.proof.operations import OPERATIONS
 from tests.proof.site import site_at
@@ -64,10 +64,9 @@ def _live(name: str, server: sa.URL | None, *, seed: int, num_steps: int) -> Non
 
 
 def _crash(name: str, server: sa.URL | None) -> None:
-    began, tally = time.process_time(), Tally()
+    began = time.process_time()
     with site_at(server and empty_postgresql(server)) as site:
-        for operation in OPERATIONS.values():
-            crash_everywhere(site, operation, thorough=Thorough.STARTS, tally=tally)
+        tally = crash_all(site, OPERATIONS, thorough=EVERYTHING)
     _say(
         f"{name}: {len(OPERATIONS)} operations ended at {tally.num_moments} moments, and farms started again from "
         f"{tally.num_starts} states",

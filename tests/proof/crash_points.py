@@ -6,9 +6,10 @@ that starts again ends everything, and runs nothing again that was done.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from farm import models
 from tests.proof import snapshot
@@ -41,12 +42,28 @@ class Rehearsal:
         return self.states[self.moments[: moment + 1].count(AFTER_COMMIT)]
 
 
-class Thorough(enum.Enum):
-    """How much of what may happen is tried."""
+class Starts(enum.Enum):
+    """From which of the states that are left a farm starts again."""
 
-    COMMITS = "before and after each commit"
-    STATEMENTS = "also before each statement; a new start from the last state"
-    STARTS = "as the one before; a new start from each state that is left"
+    NONE = 0
+    LAST = 1
+    ALL = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thorough:
+    """How much of what may happen is tried.
+
+    Attributes:
+        every: of the moments before statements one in so many; those around commits are all tried.
+        starts: new starts of a farm.
+    """
+
+    every: int
+    starts: Starts
+
+
+EVERYTHING = Thorough(every=1, starts=Starts.ALL)
 
 
 @dataclasses.dataclass
@@ -64,13 +81,38 @@ class Tally:
     transitions: set[tuple[str, str, str]] = dataclasses.field(default_factory=set)
 
 
-def crash_everywhere(site: Site, operation: Callable[[World], Act], *, thorough: Thorough, tally: Tally) -> None:
+def crash_all(
+    site: Site,
+    operations: Mapping[str, Callable[[World], Act]],
+    *,
+    thorough: Thorough,
+    attempt: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+) -> Tally:
+    """Let the clients of operations end, each at every moment, see :func:`crash_everywhere`; what was tried.
+
+    Args:
+        site: where.
+        operations: by name.
+        thorough: how much is tried.
+        attempt: surrounds each operation, whose name it gets.
+    """
+    tally = Tally()
+    for number, (name, operation) in enumerate(operations.items()):
+        with attempt(name):
+            crash_everywhere(site, operation, thorough=thorough, first=number % thorough.every, tally=tally)
+    return tally
+
+
+def crash_everywhere(
+    site: Site, operation: Callable[[World], Act], *, thorough: Thorough, first: int, tally: Tally
+) -> None:
     """Let the client of an operation end at each moment, and a farm start again from what is left.
 
     Args:
         site: where.
         operation: prepares what is done.
         thorough: how much is tried.
+        first: of the moments that are counted off; other operations have another one.
         tally: is told what was.
     """
     world = World(site.database, clock=site.clock, shelf=site.shelf)
@@ -81,21 +123,28 @@ def crash_everywhere(site: Site, operation: Callable[[World], Act], *, thorough:
     tally.transitions |= whole.transitions()
     found = whole.states[-1]
     for moment, kind in enumerate(whole.moments):
-        if kind == BEFORE_STATEMENT and thorough is Thorough.COMMITS:
+        if kind == BEFORE_STATEMENT and moment % thorough.every != first:
             continue
-        # Ids that a rolled back transaction took are free again on SQLite, and are not on PostgreSQL.
-        if found != before or site.database.dialect != "sqlite":
-            snapshot.restore(site.database, before)
+        if found != before:
+            _restore(world, before)
+        else:
+            snapshot.count_ids_from(site.database, before)
         assert _crashes(act, CrashingDatabase(site.database, end=ends_at(moment))), (moment, kind)
         found, expected = snapshot.take(site.database), whole.state_at(moment)
         assert found == expected, (moment, kind, found.differences(expected))
         tally.num_moments += 1
-    first = {Thorough.COMMITS: len(whole.states), Thorough.STATEMENTS: len(whole.states) - 1, Thorough.STARTS: 0}
-    for state in whole.states[first[thorough] :]:
-        snapshot.restore(site.database, state)
+    last = len(whole.states)
+    for state in whole.states[{Starts.NONE: last, Starts.LAST: last - 1, Starts.ALL: 0}[thorough.starts] :]:
+        _restore(world, state)
         site.clock.now = began
         world.settle()
         tally.num_starts += 1
+
+
+def _restore(world: World, state: Snapshot) -> None:
+    """Put the rows back as they were, and the bytes that they tell of."""
+    snapshot.restore(world.database, state)
+    world.shelf.put(row.digest for row in state[models.artifacts] if row.deleted_at is None)
 
 
 def _crashes(act: Act, database: CrashingDatabase) -> bool:

@@ -5,7 +5,7 @@ A new way to change the farm is a method of :class:`tests.proof.world.World` and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hypothesis
@@ -14,16 +14,30 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from farm.lifecycle import jobs, steering
-from farm.models import HEALTH_STATES, KINDS, submissions
+from farm.models import HEALTH_STATES, KINDS, artifacts, submissions
+from farm.models import jobs as job_rows
 from farm.records import Limits
+from farm.states import DONE, FINAL
+from farm.store import catalogue
+from farm.store.collection import Policy
 from qeff_engine import spec
 from qeff_engine.errors import FailureClass
+from tests.proof.collecting import EVERYTHING
 from tests.proof.processes import Stage
 from tests.proof.site import Site
+from tests.proof.sweeps import SHAPES
 from tests.proof.world import LEADER_LEASE_S, LEASE_S, World
 
 picks = st.integers(0, 1000)
+UNDONE = FINAL - DONE
 PAUSES_S = (0.5, LEADER_LEASE_S + 1, LEASE_S / 2 + 1, LEASE_S + 1)
+POLICIES = (  # of the garbage collection; the artifacts of these farms have some 100 bytes each
+    EVERYTHING,
+    Policy(unused_for_s=0.0, grace_s=LEADER_LEASE_S, recent_s=1.0),
+    Policy(unused_for_s=LEASE_S, grace_s=1.0, recent_s=LEASE_S / 2, limit=1),
+    Policy(budget_bytes=0, grace_s=0.0, recent_s=0.0),
+    Policy(budget_bytes=300, grace_s=1.0, recent_s=0.0, limit=2),
+)
 LIMITS = (
     Limits(),
     Limits(deadline_s=1.5 * LEASE_S),
@@ -44,6 +58,11 @@ def pause(connection: sa.Connection, submission_id: int) -> None:
 def drain(connection: sa.Connection, place: steering.Place) -> None:
     """Drain a place as Ada."""
     steering.drain(connection, place, by="ada", reason="test")
+
+
+def pin(connection: sa.Connection, digests: Sequence[str]) -> None:
+    """Keep artifacts."""
+    catalogue.pin(connection, digests, reason="test")
 
 
 class History(stateful.RuleBasedStateMachine):
@@ -75,11 +94,14 @@ class History(stateful.RuleBasedStateMachine):
     # Users.
 
     @stateful.initialize(
-        tag=st.sampled_from("ab"), cores=st.sampled_from([(8,), (14, 16), (3, 8)]), rounds=st.integers(0, 4)
+        tag=st.sampled_from("ab"),
+        cores=st.sampled_from([(8,), (14, 16), (3, 8)]),
+        shape=st.sampled_from(SHAPES),
+        rounds=st.integers(0, 4),
     )
-    def begin(self, tag: str, cores: tuple[int, ...], rounds: int) -> None:
+    def begin(self, tag: str, cores: tuple[int, ...], shape: str, rounds: int) -> None:
         """Some of the work of a first sweep is done, and some is under way."""
-        self.world.submit(tag=tag, cores=cores, priority=0, owner="ada")
+        self.world.submit(tag=tag, cores=cores, shape=shape, priority=0, owner="ada")
         for _ in range(rounds):
             self.world.begin_work(self.world.schedulers[0])
             self.world.end_work()
@@ -93,6 +115,7 @@ class History(stateful.RuleBasedStateMachine):
         token=st.sampled_from([None, "once"]),
         limits=st.sampled_from(LIMITS),
         kind=st.sampled_from(KINDS),
+        shape=st.sampled_from(SHAPES),
         anew=st.sampled_from([(), (), ("run",), tuple(spec.Stage)]),
     )
     def submit(self, tag: str, cores: tuple[int, ...], owner: str, **how: Any) -> None:
@@ -149,6 +172,39 @@ class History(stateful.RuleBasedStateMachine):
     @stateful.precondition(lambda self: not any(one.round for one in self.world.schedulers))
     def work_begins(self) -> None:
         self.world.begin_work(self.world.schedulers[0])
+
+    # The garbage collection.
+
+    @stateful.rule(
+        policy=st.sampled_from(POLICIES), which=st.sampled_from([0, 1, None]), steps=st.sampled_from([0, 1, 2, 100])
+    )
+    def begin_to_collect(self, policy: Policy, which: int | None, steps: int) -> None:
+        """By a scheduler that may have lost the lead, or by a user."""
+        term = None if which is None else self.world.schedulers[which].term
+        self.world.collecting.begin(policy, term=term)
+        self.world.collecting.go_on(steps=steps)
+
+    @stateful.rule(steps=st.sampled_from([1, 2, 100]))
+    def go_on_to_collect(self, steps: int) -> None:
+        self.world.collecting.go_on(steps=steps)
+
+    @stateful.rule(pick=picks)
+    @stateful.precondition(lambda self: any(row.state in UNDONE for row in self.world.rows[job_rows]))
+    def try_again_after_all_was_collected(self, pick: int) -> None:
+        ids = [row.id for row in self.world.rows[job_rows] if row.state in UNDONE]
+        self.world.collecting.go_on(steps=100)
+        self.world.collect(EVERYTHING)
+        self.world.wish(jobs.retry, ids[pick % len(ids)])
+
+    @stateful.rule()
+    def the_collection_is_killed(self) -> None:
+        self.world.collecting.kill()
+
+    @stateful.rule(pick=picks, kept=st.booleans())
+    @stateful.precondition(lambda self: self.world.rows[artifacts])
+    def pin_or_unpin(self, pick: int, kept: bool) -> None:
+        found = self.world.rows[artifacts]
+        self.world.wish(pin if kept else catalogue.unpin, [found[pick % len(found)].digest])
 
     # The broker.
 

@@ -12,13 +12,14 @@ from farm.lifecycle.claims import claim_all
 from farm.records import DeviceRecord, Success, Usage
 from qeff_engine.errors import FailureClass
 from tests.proof.situations import Act, begun, submit_sweep, writing
+from tests.proof.sweeps import NARROW, WIDE
 from tests.proof.world import LEASE_S, World
 from workers import recovery
 
 
-def _message(world: World, *, rounds: int) -> tuple[tuple[int, int], int]:
+def _message(world: World, *, rounds: int, shape: str = NARROW) -> tuple[tuple[int, int], int]:
     """A queued attempt and the node that it is for."""
-    submit_sweep(world)
+    submit_sweep(world, shape=shape)
     for _ in range(rounds):
         world.begin_work(world.schedulers[0])
         world.end_work()
@@ -35,6 +36,17 @@ def claim_a_slot(world: World) -> Act:
 
 def claim_cores(world: World) -> Act:
     key, node_id = _message(world, rounds=3)
+    return writing(claim_all, [key], node_id=node_id, lease_s=LEASE_S)
+
+
+def claim_cores_of_two_devices(world: World) -> Act:
+    key, node_id = _message(world, rounds=3, shape=WIDE)
+    return writing(claim_all, [key], node_id=node_id, lease_s=LEASE_S)
+
+
+def claim_where_one_of_two_devices_has_no_room(world: World) -> Act:
+    key, node_id = _message(world, rounds=3, shape=WIDE)
+    world.set_health(world.nodes[2].device_id, "quarantined")
     return writing(claim_all, [key], node_id=node_id, lease_s=LEASE_S)
 
 
@@ -86,7 +98,8 @@ def stop_what_a_user_cancelled(world: World) -> Act:
 
 
 def confirm_that_a_lost_attempt_is_gone(world: World) -> Act:
-    stage = begun(world, rounds=3)[0]
+    stage = begun(world, rounds=3, shape=WIDE)[0]
+    assert len(stage.claim.grants) == 2
     world.write(reaping.lose, *stage.key, reason="silent", term=None)
     key = {"job_id": stage.key[0], "attempt": stage.key[1]}
     return writing(leases.confirm_gone, host_id=stage.node.host_id, **key)
@@ -132,6 +145,8 @@ OPERATIONS: Mapping[str, Callable[[World], Act]] = {
     for one in (
         claim_a_slot,
         claim_cores,
+        claim_cores_of_two_devices,
+        claim_where_one_of_two_devices_has_no_room,
         claim_where_no_room_is,
         heartbeat,
         succeed_with_children_and_followers,

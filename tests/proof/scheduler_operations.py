@@ -8,7 +8,10 @@ from typing import Any
 from farm.lifecycle import admission, jobs, leadership, outbox, reaping, steering
 from farm.lifecycle.failures import POLICIES
 from farm.records import Limits
+from farm.store import collection
+from farm.store.collection import Places
 from qeff_engine.errors import FailureClass
+from tests.proof.collecting import EVERYTHING
 from tests.proof.situations import Act, begun, first_job, round_of_leader, submit_sweep, writing
 from tests.proof.world import LEADER_LEASE_S, LEASE_S, World
 
@@ -145,6 +148,24 @@ def forget_what_was_sent(world: World) -> Act:
     return writing(outbox.delete_outbox, ids, term=None)
 
 
+def a_round_that_has_inputs_made_again(world: World) -> Act:
+    world.fail(begun(world, rounds=1, followed=False)[0], FailureClass.UNSUPPORTED)
+    world.collect(EVERYTHING)
+    world.write(jobs.retry, first_job(world, "failed"))
+    return round_of_leader(world)
+
+
+def collect_what_nobody_needs(world: World) -> Act:
+    """Beside a sweep whose inputs are needed."""
+    begun(world, rounds=3)
+    submit_sweep(world, tag="b")
+    for _ in range(3):
+        world.end_work()
+        world.begin_work(world.schedulers[0])
+    places = Places(store=world.store)
+    return lambda database: collection.collect(database, places, policy=EVERYTHING)
+
+
 OPERATIONS: Mapping[str, Callable[[World], Act]] = {
     one.__name__: one
     for one in (
@@ -164,6 +185,8 @@ OPERATIONS: Mapping[str, Callable[[World], Act]] = {
         overrun,
         lose_what_a_user_cancelled,
         forget_what_was_sent,
+        a_round_that_has_inputs_made_again,
+        collect_what_nobody_needs,
     )
 } | {
     "lose_for_good": _taken_for_good(reaping.lose, FailureClass.WORKER_LOST),

@@ -35,5 +35,5 @@ class Site:
 def site_at(url: str | None) -> Iterator[Site]:
     """A site in a database at the newest revision: at ``url``, which must be empty, or a temporary SQLite file."""
     clock = Clock()
-    with testing.fresh_database(url, clock=clock) as database, shelf() as here:
+    with testing.fresh_database(url, clock=clock) as database, shelf(clock) as here:
         yield Site(database, clock=clock, shelf=here)

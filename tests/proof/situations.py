@@ -14,6 +14,7 @@ from farm.lifecycle import steering
 from farm.models import jobs as job_rows
 from farm.scheduling import rounds
 from tests.proof.processes import Broker, Stage
+from tests.proof.sweeps import NARROW
 from tests.proof.world import World
 
 Act = Callable[[Database], object]
@@ -29,19 +30,23 @@ def writing(function: Callable[..., Any], *arguments: Any, **named: Any) -> Act:
     return act
 
 
-def submit_sweep(world: World, *, tag: str = "a", cores: tuple[int, ...] = (8,), owner: str = "ada") -> int:
-    return world.submit(tag=tag, cores=cores, priority=1, owner=owner)
+def submit_sweep(
+    world: World, *, tag: str = "a", cores: tuple[int, ...] = (8,), owner: str = "ada", shape: str = NARROW
+) -> int:
+    return world.submit(tag=tag, cores=cores, priority=1, owner=owner, shape=shape)
 
 
-def begun(world: World, *, rounds: int, cores: tuple[int, ...] = (8,), followed: bool = True) -> list[Stage]:
+def begun(
+    world: World, *, rounds: int, cores: tuple[int, ...] = (8,), followed: bool = True, shape: str = NARROW
+) -> list[Stage]:
     """A sweep whose stages of one round work, and another user's who waits for the same; the stages."""
-    submit_sweep(world, cores=cores)
+    submit_sweep(world, cores=cores, shape=shape)
     for _ in range(rounds):
         world.begin_work(world.schedulers[0])
         world.end_work()
     world.begin_work(world.schedulers[0])
     if followed:
-        submit_sweep(world, cores=cores, owner="bob")
+        submit_sweep(world, cores=cores, owner="bob", shape=shape)
         world.begin_work(world.schedulers[0])
     found = [stage for stage in world.stages.values() if stage.is_alive]
     assert found

@@ -90,9 +90,20 @@ def restore(database: Database, snapshot: Snapshot) -> None:
                 rows = [row._asdict() for row in snapshot[table]]
                 if rows:
                     connection.execute(sa.insert(table), rows)
-                if rows and database.dialect == "postgresql" and table.c[0].autoincrement is True:
-                    sequence = sa.func.pg_get_serial_sequence(table.name, "id")
-                    connection.execute(sa.select(sa.func.setval(sequence, max(row["id"] for row in rows))))
+    count_ids_from(database, snapshot)
+
+
+def count_ids_from(database: Database, snapshot: Snapshot) -> None:
+    """Let the next ids follow those of a snapshot: PostgreSQL does not give those again that were rolled back."""
+    if database.dialect != "postgresql":
+        return
+    following = []
+    for table in TABLES:
+        if table.c[0].autoincrement is True:
+            last = max((row.id for row in snapshot[table]), default=0)
+            following.append(sa.func.setval(sa.func.pg_get_serial_sequence(table.name, "id"), last + 1, False))
+    with database.write() as connection:
+        connection.execute(sa.select(*following))
 
 
 def _empty(connection: sa.Connection) -> None:

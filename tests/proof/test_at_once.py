@@ -25,7 +25,7 @@ from farm.settings import Settings
 from farm.states import FINAL, JobState
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants
-from tests.proof.world import plan
+from tests.proof.sweeps import plan
 
 REQUESTS = 25  # of each user
 USERS, NODES, SCHEDULERS = 2, 3, 2

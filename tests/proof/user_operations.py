@@ -8,7 +8,8 @@ from typing import Any
 from farm.lifecycle import jobs, steering
 from qeff_engine.errors import FailureClass
 from tests.proof.situations import Act, begun, first_job, ready_job, submit_sweep, writing
-from tests.proof.world import World, plan
+from tests.proof.sweeps import plan
+from tests.proof.world import World
 
 
 def submit(world: World) -> Act:

@@ -7,7 +7,6 @@ late changes nothing. What must always be true is in :mod:`tests.proof.invariant
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,33 +17,28 @@ from farm.errors import NoCapacity, Refused, StaleTransition
 from farm.fleet import devices
 from farm.lifecycle import attempts, jobs, leadership, leases, rebuilding, steering
 from farm.lifecycle.steering import Place, Wish
+from farm.models import artifacts, core_leases, host_leases, leader, outbox, submissions
 from farm.models import attempts as attempt_rows
-from farm.models import core_leases, host_leases, leader, outbox, submissions
 from farm.models import jobs as job_rows
-from farm.plan import Plan
 from farm.records import Message, Usage
 from farm.scheduling import rounds
 from farm.scheduling.dispatch import BrokerDown
 from farm.settings import Settings
 from farm.states import FINAL
+from farm.store.collection import Policy
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants, snapshot
 from tests.proof.clock import START, Clock
+from tests.proof.collecting import EVERYTHING, Collecting
 from tests.proof.processes import Broker, Key, Node, Scheduler, Stage
 from tests.proof.shelf import Shelf
 from tests.proof.stepping import Stepped
+from tests.proof.sweeps import NARROW, plan
 from workers import recovery
 
 LEASE_S, LEADER_LEASE_S = 60.0, 5.0
 _ROUNDS = 120  # of a farm without faults, until everything must have ended
 _SKEW_S = 3600.0
-
-
-def plan(*, cores: tuple[int, ...], tag: str) -> Plan:
-    """A small sweep; one with the same tag shares its work."""
-    small = testing.small_plan(cores=cores, tag=tag)
-    planned = (dataclasses.replace(job, spec={**job.spec, "kind": "hub"}) for job in small.jobs)
-    return dataclasses.replace(small, jobs=tuple(planned))
 
 
 class World:
@@ -55,6 +49,8 @@ class World:
         clock.now = START
         self.database, self.clock, self.shelf = database, clock, shelf
         self.store = shelf.store
+        shelf.clear()
+        self.collecting = Collecting(database, shelf=shelf, clock=clock)
         root = self.store.root.parent
         self._records = root / "records"
         self.settings = Settings(home=root, database_url="", broker_url="", store=self.store.root, lease_s=LEASE_S)
@@ -78,6 +74,7 @@ class World:
 
     def close(self) -> None:
         """End what is under way."""
+        self.collecting.kill()
         for one in self.schedulers:
             self.kill_scheduler(one)
 
@@ -86,7 +83,7 @@ class World:
     def check(self) -> None:
         """Look at the tables and assert that all laws hold."""
         self.rows = snapshot.take(self.database)
-        invariants.check_rows(self.rows, store=self.store, now=self.clock())
+        invariants.check_rows(self.rows, store=self.store, now=self.clock(), struck=self.collecting.struck)
 
     def is_running(self, key: Key) -> bool:
         """Whether an attempt is the current one of its job and has not ended."""
@@ -120,10 +117,10 @@ class World:
 
     # Users.
 
-    def submit(self, *, tag: str, cores: tuple[int, ...], owner: str, **how: Any) -> int:
+    def submit(self, *, tag: str, cores: tuple[int, ...], owner: str, shape: str = NARROW, **how: Any) -> int:
         """Ask for a sweep, with more arguments of :func:`farm.lifecycle.jobs.submit`; returns the submission."""
-        named = {"name": tag, "owner": owner, "request": {}, **how}
-        return int(self.write(jobs.submit, plan(cores=cores, tag=tag), **named))
+        named: dict[str, Any] = {"name": tag, "owner": owner, "request": {}, **how}
+        return int(self.write(jobs.submit, plan(cores=cores, tag=tag, shape=shape), **named))
 
     def wish(self, function: Callable[..., Any], identity: object) -> None:
         """Ask for a change of a job or submission that may be refused, and then nothing has changed."""
@@ -212,6 +209,8 @@ class World:
                 self.write(attempts.give_back, *key, reason=str(error))
                 return None
         assert wanted, key
+        for digest in claim.inputs.values():
+            self.store.path(digest)  # as the stage does, which fails without one
         stage = self.stages[key] = Stage(claim=claim, node=node)
         for other in self.stages.values():
             both = other is not stage and other.is_alive and other.cores & stage.cores
@@ -240,6 +239,7 @@ class World:
 
     def succeed(self, stage: Stage) -> None:
         """The stage has made its artifact."""
+        self.collecting.unlock()
         named = {"artifact": self.shelf.publish(stage.claim), "figures": {"x": 1}, "usage": Usage(exit_code=0)}
         self._end(stage, attempts.succeed, **named)
 
@@ -348,6 +348,7 @@ class World:
         """Restart everything, lose all messages, and assert that a farm without faults ends all that can be ended."""
         self.check()
         done = self._succeeded()
+        self.collecting.kill()
         for one in self.schedulers:
             self.kill_scheduler(one)
         self.broker.messages, self.broker.is_down = [], False
@@ -370,8 +371,17 @@ class World:
         assert self.unfinished() == [], "a job that could run is forgotten"
         for table in (core_leases, host_leases, outbox):
             assert self.rows[table] == (), "nothing may be left of what has ended"
+        self.collect(EVERYTHING)
+        pinned = {row.digest for row in self.rows[artifacts] if row.pinned is not None}
+        assert {row.digest for row in self.rows[artifacts] if row.deleted_at is None} == pinned, "nobody wants the rest"
         still = self._succeeded()
         assert {key: still.get(key) for key in done} == done, "what is done stays so, and is not done again"
+
+    def collect(self, policy: Policy) -> None:
+        """Let a round of the garbage collection begin and end."""
+        self.collecting.begin(policy, term=None)
+        self.collecting.go_on(steps=1000)
+        self.check()
 
     def _succeeded(self) -> dict[int, tuple[int, float]]:
         """By job: the attempt that succeeded, and when."""
