@@ -18,7 +18,7 @@ from transformers.integrations import moe
 
 from qeff_engine import exported, patching
 from qeff_engine.errors import Unsupported
-from qeff_engine.onnx_graph import decomposing, folding
+from qeff_engine.onnx_graph import decomposing, folding, translations
 from qeff_engine.onnx_graph.functions import OPSET
 
 # Sizes of symbolic axes while tracing: no two alike, so that torch cannot take them for one, and none is 0 or 1.
@@ -119,7 +119,7 @@ def trace(
             output_names=list(output_names),
             opset_version=OPSET,
             optimize=False,
-            custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE,
+            custom_translation_table={**exporter_onnx._ONNX_TRANSLATION_TABLE, **translations.TABLE},
             verbose=False,
         )
     assert found is not None
