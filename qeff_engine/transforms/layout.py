@@ -18,7 +18,19 @@ _NUM_TOKENS = 3
 
 
 class _ProbeCache(DynamicCache):  # type: ignore[misc]
-    """A type of its own: torch takes the original apart when it flattens arguments."""
+    """A type of its own: torch takes the original apart when it flattens arguments.
+
+    It has as many layers as are used, since a config may count those of an encoder.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+        self.layer_class_to_replicate = DynamicLayer
+
+    def drop_unused(self) -> None:
+        """Drop layers at the end that nothing was written to."""
+        while self.layers and type(self.layers[-1]) is DynamicLayer and self.layers[-1].keys is None:
+            self.layers.pop()
 
 
 def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
@@ -46,6 +58,7 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
         layers = layer_calls.find_layers(model, layouts=cache.layers)
     except layer_calls.NoFit:
         run()
+        cache.drop_unused()
         same_as = list(range(len(cache.layers)))
     else:
         kinds = [type(layer).__name__ for layer in cache.layers]
