@@ -121,6 +121,7 @@ class Decoder(nn.Module):
         self.extension = extension
         self.shares_one_state = False
         self._takes = set(inspect.signature(model.forward).parameters)
+        self._first_position = _first_position(model)
 
     @property
     def inputs(self) -> dict[str, exported.Tensor]:
@@ -176,7 +177,7 @@ class Decoder(nn.Module):
         arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         positions_BS = position_ids.clamp(min=0)
         if "position_ids" in self._takes:
-            arguments["position_ids"] = positions_BS
+            arguments["position_ids"] = positions_BS + self._first_position
         if "return_dict" in self._takes:
             arguments["return_dict"] = True
         hooks = _Hooks(self.model, last_B=last_B, positions_BS=positions_BS)
@@ -263,6 +264,19 @@ def _counts_positions(module: nn.Module) -> bool:
     if not isinstance(module, nn.Embedding) or type(module) is nn.Embedding:
         return False
     return {"position_ids", "past_key_values_length"} <= set(inspect.signature(type(module).forward).parameters)
+
+
+def _first_position(model: nn.Module) -> int:
+    """The number that a model gives the first token when it is told no positions; some count from behind the padding's.
+
+    Those models say it by a function of the tokens.
+    """
+    for module in model.modules():
+        numbered = getattr(module, "create_position_ids_from_input_ids", None)
+        padding = getattr(module, "padding_idx", None)
+        if numbered is not None and padding is not None and not isinstance(module, nn.Embedding):
+            return int(numbered(torch.tensor([[int(padding) + 1]]), int(padding))[0, 0])
+    return 0
 
 
 def _rows(values_BSD: torch.Tensor, rows_B: torch.Tensor) -> torch.Tensor:
