@@ -86,6 +86,9 @@ def empty_model(config: Any, *, task: str) -> Any:
     import torch
 
     chosen = model_class(config, task=task)
+    text = config.get_text_config(decoder=True)
+    if chosen.config_class is type(text):  # the decoder alone of a model with more to it
+        config = text
     try:
         with torch.device("meta"):
             model = chosen._from_config(config, dtype=torch.float32, attn_implementation="eager")

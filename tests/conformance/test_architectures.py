@@ -26,7 +26,9 @@ REPRESENTATIVE = {
     "deepseek_v3": "compressed keys and values, dense and sparse layers",
     "cohere2": "layers without positions",
     "granitemoe": "multipliers",
-    "bert": "an encoder made a decoder",
+    "roberta": "an encoder made a decoder, positions counted from behind the padding token's number",
+    "bart": "positions counted from the length of the cache, more layers than the config says",
+    "emu3": "a decoder inside a larger config",
     "olmo": "clipped projections, norms without weights",
 }
 

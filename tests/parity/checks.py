@@ -84,6 +84,7 @@ def exported_tiny(name: str, root: Path) -> tuple[Path, Path, StageResult]:
     """Snapshot, exported model and the export's result of the tiny model of an architecture."""
     source = root / "source"
     configs.model(name).save_pretrained(source)
+    configs.config(name).save_pretrained(source)  # with more around it than the decoder, where the table has that
     tiny.tokenizer().save_pretrained(source)
     return exported_decoder.make(source, root, task=tasks.TEXT_GENERATION)
 
