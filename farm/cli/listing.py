@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from farm.cli import _ids, _parser, _words
+from farm.cli import _arrivals, _ids, _parser, _words
 from farm.cli._context import Context
 from farm.states import JobState
 
@@ -45,13 +45,19 @@ def _submissions(options: argparse.Namespace, context: Context) -> int:
     with context.reading() as connection:
         before = _ids.submission(connection, options.before) if options.before else None
         found = queries.submission_list(connection, limit=options.limit, before=before, owner=options.owner)
+        expected = _arrivals.expected(context, connection, found)
     following = found[-1].id if len(found) == options.limit else None
     if options.json:
-        context.out.json({"rows": [dataclasses.asdict(row) for row in found], "next": following})
+        documents = [{**row.to_json(), "expected_at": expected.at.get(row.id)} for row in found]
+        context.out.json({"rows": documents, "next": following})
         return 0
-    headers = ("id", "name", "owner", "state", "jobs", "created")
+    headers = ("id", "name", "owner", "state", "jobs", "expected", "created")
     rows = [
-        (f"s{row.id}", row.name, row.owner, state(row), counts(row), _words.moment(row.created_at)) for row in found
+        (
+            *(f"s{row.id}", row.name, row.owner, state(row), counts(row)),
+            *(expected.briefly(row.id), _words.moment(row.created_at)),
+        )
+        for row in found
     ]
     context.out.table(headers, rows)
     _more(context, following)

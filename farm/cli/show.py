@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from farm import durations
-from farm.cli import _ids, _words
+from farm.cli import _arrivals, _ids, _words
 from farm.cli._context import Context
 from farm.needs import in_words
 
@@ -29,11 +29,18 @@ def run(options: argparse.Namespace, context: Context) -> int:
     """Print one thing."""
     with context.reading() as connection:
         kind, number = _ids.either(connection, options.id)
-        found = _submission(connection, number) if kind == _ids.SUBMISSION else _job(connection, number)
+        if kind == _ids.SUBMISSION:
+            found = _submission(connection, number)
+            expected = _arrivals.expected(context, connection, [found["submission"]])
+        else:
+            found = _job(connection, number)
     if options.json:
-        context.out.json(_to_json(found))
+        document = _to_json(found)
+        if kind == _ids.SUBMISSION:
+            document["submission"] = {**found["submission"].to_json(), "expected_at": expected.at.get(number)}
+        context.out.json(document)
     elif kind == _ids.SUBMISSION:
-        _print_submission(context, found)
+        _print_submission(context, found, expected=expected.fully(number))
     else:
         _print_job(context, found)
     return 0
@@ -80,7 +87,7 @@ def _pairs(context: Context, pairs: dict[str, str]) -> None:
             context.out.text(f"{name:<{width}}  {value}")
 
 
-def _print_submission(context: Context, found: dict[str, Any]) -> None:
+def _print_submission(context: Context, found: dict[str, Any], *, expected: str) -> None:
     submission: queries.Submission = found["submission"]
     points: list[sweeps.Point] = found["points"]
     _pairs(
@@ -98,6 +105,7 @@ def _print_submission(context: Context, found: dict[str, Any]) -> None:
             "labels": ", ".join(f"{key}={value}" for key, value in submission.labels.items()),
             "deadline": _words.moment(submission.deadline_at),
             "created": _words.moment(submission.created_at),
+            "expected": expected,
             "ended": _words.moment(submission.finished_at),
         },
     )

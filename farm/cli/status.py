@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from farm.cli import _words
+from farm.cli import _arrivals, _words
 from farm.cli._context import Context
 
 if TYPE_CHECKING:
     from farm.views import inventory
+
+_NUM_EXPECTED = 10  # submissions, the newest
 
 DESCRIPTION = (
     "Say whether the farm works: scheduler, nodes, free cores, jobs that have not ended. Exits with 1 when no "
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print what is known of the farm."""
     from farm import db
-    from farm.views import inventory
+    from farm.views import arrivals, inventory
 
     with context.reading() as connection:
         now = db.now(connection)
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
         hosts = inventory.host_list(connection, heard_since=heard_since)
         unfinished = inventory.unfinished(connection)
         paused = inventory.paused(connection)
+        expected = _arrivals.expected(context, connection, arrivals.unfinished(connection, limit=_NUM_EXPECTED))
     if options.json:
         document: dict[str, Any] = {
             "home": str(context.settings.home),
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
             "devices": [{**dataclasses.asdict(device), "name": device.name} for device in devices],
             "unfinished": unfinished,
             "paused": [{"submission": number, "by": by, "at": at} for number, by, at in paused],
+            "expected": [{"submission": number, "at": at} for number, at in expected.at.items()],
         }
         context.out.json(document)
         return 0 if works else 1
@@ -55,6 +59,10 @@ def run(options: argparse.Namespace, context: Context) -> int:
         ("scheduler", "works" if works else "does not work; `farm up` starts it"),
         ("jobs that have not ended", jobs),
         ("paused", ", ".join(f"s{number} by {by} since {_words.moment(at)}" for number, by, at in paused) or "none"),
+        (
+            "expected to be done",
+            ", ".join(f"s{number} {expected.briefly(number)}" for number in expected.at) or "nothing",
+        ),
         ("host slots", ", ".join(_slots(host) for host in hosts) or "no host is registered"),
         ("cores", ", ".join(_cores(device) for device in devices) or "no device is registered"),
     ):

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from farm import cli, db
 from farm.cli import _wait
+from farm.models import history
 from farm.states import JobState
+from qeff_engine import spec
 from tests import farm_driver
 from tests.farm_home import write_checkpoint
 
@@ -296,6 +299,29 @@ def test_why_and_devices_name_the_holder(farm: Run, model: Path, driver: farm_dr
     assert [device["free"] for device in document(farm("devices", "--json"))] == [8, 14]
     assert "Attempt 1 has run on h1 ultra/0" in farm("why", "j4")[1]
     assert document(farm("why", "j4", "--json"))["state"] == "running"
+
+
+def test_commands_say_when_a_submission_is_expected_to_be_done(
+    farm: Run, model: Path, driver: farm_driver.Driver, database: db.Database
+) -> None:
+    farm("submit", "--model", model, "--cores", "8")
+    for command, where in ((("list",), "unknown"), (("show", "s1"), r"expected +unknown"), (("status",), "s1 unknown")):
+        assert re.search(where, farm(*command)[1]), command
+    assert document(farm("list", "--json"))["rows"][0]["expected_at"] is None
+    with database.write() as connection:
+        rows = [{"key": stage, "samples": [[150.0, 0]], "updated_at": 1.0} for stage in spec.Stage]
+        connection.execute(sa.insert(history), rows)
+        now = db.now(connection)
+    at = document(farm("list", "--json"))["rows"][0]["expected_at"]
+    assert at == pytest.approx(now + 600.0, abs=60.0)
+    assert document(farm("show", "s1", "--json"))["submission"]["expected_at"] == pytest.approx(at, abs=60.0)
+    assert [row["submission"] for row in document(farm("status", "--json"))["expected"]] == [1]
+    for command in (("list",), ("show", "s1"), ("status",)):
+        assert re.search(r"\bin (10|9)m", farm(*command)[1]), command
+    driver.work()
+    assert document(farm("list", "--json"))["rows"][0]["expected_at"] is None
+    assert document(farm("status", "--json"))["expected"] == []
+    assert "unknown" not in farm("list")[1]
 
 
 def test_status_says_that_nobody_schedules(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
