@@ -182,6 +182,16 @@ def hand_back(connection: sa.Connection, place: Place, *, reason: str) -> tuple[
     return tuple(sorted({job_id for job_id, _ in keys}))
 
 
+def occupants(connection: sa.Connection, place: Place) -> tuple[int, ...]:
+    """Jobs of which something runs at a place, or may: cores of a lost attempt drain until its host has looked."""
+    draining = sa.select(core_leases.c.job_id).join(devices, devices.c.id == core_leases.c.device_id)
+    draining = draining.where(core_leases.c.state == "draining", devices.c.host_id == place.host_id)
+    if place.device_id is not None:
+        draining = draining.where(devices.c.id == place.device_id)
+    running = {job_id for job_id, _ in _running_at(connection, place)}
+    return tuple(sorted(running | set(connection.scalars(draining))))
+
+
 def places(connection: sa.Connection) -> list[Place]:
     """Every host and every device; a device that is lost only if no other has its name."""
     found = [

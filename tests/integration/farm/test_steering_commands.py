@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from farm import cli, db
+from farm import cli, db, testing
+from farm.cli import drain
+from farm.lifecycle import leases, reaping
+from farm.models import jobs
 from tests import farm_driver
 from tests.integration.farm.test_commands import Run, document
 
@@ -71,6 +76,58 @@ def test_a_drain_says_what_it_does_and_shows_everywhere(farm: Run, driver: farm_
     found = document(farm("drain", "h1", "--now", "--json"))
     assert found == [{"name": "h1", "already": False, "running": [], "given_back": [], "interrupted": []}]
     assert "host drained by ann" in farm("devices")[1]
+
+
+def ends_when_looked_at(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> None:
+    """Let something happen in each pause between two looks."""
+    rest = iter(acts)
+    monkeypatch.setattr(drain, "_pause", lambda: next(rest)())
+
+
+def test_a_drain_waits_until_nothing_runs_there(
+    farm: Run, model: Path, driver: farm_driver.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm("submit", "--model", model, "--cores", "8")
+    driver.admit()
+    first = driver.claim(1, 0)
+    ends_when_looked_at(monkeypatch, lambda: None, lambda: driver.succeed(first))
+    code, _, err = farm("drain", "h1", "--wait")
+    assert code == 0
+    assert err.splitlines() == ["h1 gets no new work; j1 goes on.", "h1: j1 there.", "h1: nothing runs any more."]
+    assert document(farm("drain", "h1", "--wait", "--json"))[0]["left"] == []
+
+
+def test_a_drain_waits_for_cores_of_a_lost_attempt(
+    farm: Run, driver: farm_driver.Driver, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = testing.add_host(database, name="rack", cores=(16,))
+    testing.add_submission(database, testing.small_plan(cores=(8,)))
+    with database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.stage == "run").values(remaining=0))
+    testing.admit_all(database)
+    with database.read() as connection:
+        run = connection.execute(sa.select(jobs.c.id).where(jobs.c.state == "ready", jobs.c.num_cores > 0)).scalar_one()
+    claimed = testing.claim(database, run, node_id=host.device_nodes[0])
+    with database.write() as connection:
+        reaping.lose(connection, run, claimed.attempt, reason="silent", term=None)
+
+    def confirm() -> None:
+        with database.write() as connection:
+            leases.confirm_gone(connection, host_id=host.host_id, job_id=run, attempt=claimed.attempt)
+
+    ends_when_looked_at(monkeypatch, confirm)
+    code, _, err = farm("drain", "rack/ultra/0", "--wait")
+    assert (code, f"j{run} there" in err, "nothing runs any more" in err) == (0, True, True)
+
+
+def test_a_drain_waits_no_longer_than_it_is_told_to(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
+    farm("submit", "--model", model, "--cores", "8")
+    driver.admit()
+    driver.claim(1, 0)
+    code, out, _ = farm("drain", "h1", "--wait", "--timeout", "0.001s", "--json")
+    assert (code, json.loads(out)[0]["left"]) == (1, [1])
+    assert "h1: j1 still there." in farm("drain", "h1", "--wait", "--timeout", "0.001s")[2]
+    assert farm("drain", "h1", "--timeout", "1s")[0] == 2
 
 
 def test_why_says_who_drained_what_a_job_waits_for(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
