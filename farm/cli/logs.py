@@ -55,7 +55,15 @@ def run(options: argparse.Namespace, context: Context) -> int:
             f"The log of attempt {number} of j{job.id} is not on this machine: {path} does not exist. Look on the host "
             f"that ran it; `farm show j{job.id}` names it."
         ) from error
+    if number == tried[-1]:
+        _advise(context, job)
     return 0
+
+
+def _advise(context: Context, job: queries.Job) -> None:
+    """Say what can be done about a job that failed."""
+    if job.state == JobState.FAILED and job.failure_advice:
+        context.out.talk(f"--- what to do: {job.failure_advice}")
 
 
 def clean(text: str) -> str:
@@ -98,6 +106,7 @@ def _follow(context: Context, job: queries.Job, tried: list[int]) -> int:
             job, tried = _print_attempt(context, job, printed)
         elif job.state in FINAL:
             context.out.talk(f"--- j{job.id} {job.label}: {job.state}")
+            _advise(context, job)
             return 0 if job.state in DONE else 1
         else:
             _pause()

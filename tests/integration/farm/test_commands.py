@@ -260,6 +260,26 @@ def test_logs_are_printed_and_followed_through_attempts(
     assert code == 3
 
 
+def test_behind_the_log_of_a_failed_job_stands_what_to_do(
+    farm: Run, farm_home: Path, model: Path, driver: farm_driver.Driver
+) -> None:
+    from farm import wire
+
+    farm("submit", "--model", model, "--cores", "8")
+    driver.admit()
+    claim = driver.claim(1, 0)
+    path = farm_home / "logs" / wire.attempt_log(claim.job_id, claim.attempt)
+    path.parent.mkdir(parents=True)
+    path.write_text("no\n")
+    driver.fail(claim, failure_class="invalid_input", message="no")
+    advice = document(farm("show", "j1", "--json"))["job"]["failure_advice"]
+    assert farm("logs", "j1") == (0, "no\n", f"--- what to do: {advice}\n")
+    code, _, err = farm("logs", "-f", "j1")
+    assert (code, err.splitlines()[-1]) == (1, f"--- what to do: {advice}")
+    for command in (("show", "j1"), ("why", "j1"), ("list", "--failed")):
+        assert advice in farm(*command)[1], command
+
+
 def test_following_a_running_job_prints_what_is_written_meanwhile(
     farm: Run, farm_home: Path, model: Path, driver: farm_driver.Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,50 @@ def test_failures_are_classified_and_name_the_line_that_matters(tmp_path, script
     assert f"{tmp_path / 'qaic-compile'} -m=x.onnx" in caught.value.advice
 
 
+SHAPES, CONSTANT = "Shapes of the exported graph do not agree", "takes as a constant only"
+# What the compiler has been seen to print, and words of what then helps.
+TEXTS = [
+    ("[Operator-'/a/Reshape'] : Reshape: input shape (4, 4) and output shape (4, 1) have different number of elements",
+     errors.CompilerError, SHAPES),
+    ("[Operator-'/a/ScatterND', opset_version-13, ir_version-7] : Indices and updates must have same lengths!",
+     errors.CompilerError, SHAPES),
+    ("[Operator-'Range_343', opset_version-13] : Range: 'limit' input must be a constant tensor",
+     errors.Unsupported, CONSTANT),
+    ("Slice: Non-constant ends tensor not supported.", errors.Unsupported, CONSTANT),
+    ("Non-constant split tensor not supported", errors.Unsupported, CONSTANT),
+    ("[Operator-'/a/ReduceSum'] : ReduceSum: axes of another kind", errors.CompilerError, "refuses this operator"),
+    ("Invalid option -retained-state. Use -h, -help, or --help for list of options.",
+     errors.Unsupported, "leave it out, or use an SDK that has it"),
+    ("[json.exception.type_error.302] type must be string, but is object",
+     errors.CompilerError, "named specializations need SDK 1.22"),
+    ("[json.exception.parse_error.101] parse error at line 1", errors.CompilerError, "cannot be read as JSON"),
+    ("Unable to create /x/qpc/ directory. Err=No space left on device", errors.Infrastructure, "Free space"),
+    ("Unable to create /x/qpc/ directory. Err=Permission denied", errors.Infrastructure, "the user that compiles"),
+    ("Unable to create /x/qpc/ directory. Err=File exists", errors.Infrastructure, "a file in its place"),
+    ("error while loading shared libraries: libx.so.1", errors.Infrastructure, "not complete on this host"),
+    ("write: Input/output error", errors.Infrastructure, "A disk of this host fails"),
+    ("terminate called: std::bad_alloc", errors.HostOutOfMemory, "a host with more memory"),
+    ("MXINT8 with layout conversion is not supported", errors.Unsupported, "cannot do what the line names"),
+    ("something else went wrong: error", errors.CompilerError, "refuses this graph with these options"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kind", "words"), TEXTS)
+def test_every_known_text_has_an_advice_of_its_own_before_where_the_output_is(text, kind, words):
+    outcome = Outcome(command=["c"], exit_code=1, lines=[text], has_program=False, log_path="/the/log")
+    error = failure(outcome)
+    assert type(error) is kind
+    assert words in error.advice.partition("Its output is in /the/log")[0]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words"), [(-9, "more memory"), (-11, "fault of the compiler"), (0, "its vendor")]
+)
+def test_an_end_without_a_text_has_an_advice_too(exit_code, words):
+    outcome = Outcome(command=["c"], exit_code=exit_code, lines=[], has_program=False, log_path="/the/log")
+    assert words in failure(outcome).advice.partition("Its output is in /the/log")[0]
+
+
 def test_a_program_left_by_a_failed_compiler_is_not_taken(tmp_path):
     with pytest.raises(errors.CompilerError):
         compile_with(textwrap.dedent(GOOD) + "sys.exit(1)", tmp_path=tmp_path)
