@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from farm.clockwatch import birth
+from farm.births import birth
 
 _POLL_S = 0.02
 _KILL_LIMIT_S = 30.0  # a process that is in the kernel for longer is not gone

@@ -24,7 +24,7 @@ import psutil
 
 from farm import errors
 from farm import settings as farm_settings
-from farm.clockwatch import birth
+from farm.births import birth
 from farm.errors import FarmError, Refused, StorageFault
 from farm.settings import Settings
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from farm.db import now, recordset
 from farm.errors import StaleTransition
-from farm.lifecycle import following, leadership, outbox, results, settling
+from farm.lifecycle import following, leadership, outbox, remaking, results, settling
 from farm.lifecycle.transitions import chunks, hold_graph, move, move_each
 from farm.models import edges, jobs, literal, literals
 from farm.needs import identifying
@@ -96,8 +96,8 @@ def admit(
     if leader is not None:
         _follow(connection, job, leader=leader, at=at, values=keys)
         return JobState.WAITING
-    if makers := settling.lacking(connection, [job_id]).get(job_id):
-        settling.wait_for_inputs(connection, job_id, makers, at=at)
+    if makers := remaking.lacking(connection, [job_id]).get(job_id):
+        remaking.wait_for_inputs(connection, job_id, makers, at=at)
         return JobState.WAITING
     values = {**keys, "ready_at": at, **_predictions(predicted)}
     _step(connection, job_id, "admit", target=JobState.READY, reason="waits for a place", at=at, values=values)
@@ -137,7 +137,7 @@ def admit_all(
             values = {"action_key": key, "key_parts": dict(parts), "ready_at": at}
             values |= _predictions(predicted.get(job_id))
             fresh.append({"id": job_id, "reason": "waits for a place", **values})
-    lacking = settling.lacking(connection, [row["id"] for row in fresh])
+    lacking = remaking.lacking(connection, [row["id"] for row in fresh])
     others += [(row["id"], row["action_key"], row["key_parts"]) for row in fresh if row["id"] in lacking]
     fresh = [row for row in fresh if row["id"] not in lacking]
     count = len(move_each(connection, fresh, "admit", source=JobState.WAITING, target=JobState.READY, at=at))

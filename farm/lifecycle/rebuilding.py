@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from farm.db import now
-from farm.lifecycle import attempts, following, leases, results, settling
+from farm.lifecycle import attempts, following, leases, remaking, results
 from farm.lifecycle.failures import Failure
 from farm.lifecycle.transitions import hold_graph, move
 from farm.models import jobs
@@ -43,11 +43,11 @@ def rebuild_input(
     name, _, values = attempts.after_failure(
         connection, job_id, attempt, failure=failure, names=("rebuild", "fail"), at=at, usage=usage
     )
-    makers = settling.makers(connection, job_id, [digest])
+    makers = remaking.makers(connection, job_id, [digest])
     if name != "rebuild" or not makers:
         kind = failure.failure_class
         return attempts.fail(connection, job_id, attempt, failure_class=kind, message=message, usage=usage)
-    values |= settling.point_to(connection, job_id, makers, because="damaged", at=at) | {"not_before": 0.0}
+    values |= remaking.point_to(connection, job_id, makers, because="damaged", at=at) | {"not_before": 0.0}
     reason = f"an input is made again: {message}"
     source, target = JobState.RUNNING, JobState.WAITING
     move(connection, job_id, name, source=source, target=target, reason=reason, at=at, attempt=attempt, values=values)

@@ -9,9 +9,6 @@ no inotify, PostgreSQL's behind a pooler: the next look finds what was written.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import select
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.db import WAKE_CHANNEL, Database
+from farm.scheduling.file_watch import FileWatch
 
 _UNTOLD_LOOK_S = 0.04  # between two looks at SQLite where nobody says when
 _FIRST_LOOK_S, _LONGEST_LOOK_S, _GROWTH = 0.001, 1.0, 2.0  # where the kernel does, after it did and nothing was seen
-_IN_MODIFY = 0x2  # <sys/inotify.h>
-_SOME_BYTES = 1 << 12  # an event takes 16, and equal ones that nobody has read count once
 _NEWEST = "SELECT (SELECT max(id) FROM events), (SELECT max(id) FROM nodes)"
 
 
@@ -109,54 +105,3 @@ class Pulse:
             self._watch.close()
             self._watch = None
         self._connection, self._last = None, ()  # nobody knows what is missed meanwhile
-
-
-class FileWatch:
-    """Hears from the kernel that a file is written to: inotify(7) by way of the C library, so on Linux only.
-
-    The file stays watched under any name until :meth:`close`, and its successor is not.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        OSError: there is no such file; or the kernel has no inotify, or no more of it for this user
-            (``fs.inotify.max_user_instances``).
-    """
-
-    def __init__(self, path: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            # The flags of inotify_init1() have the values of those of open().
-            self._events = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        except AttributeError as error:
-            raise OSError("this system's C library has no inotify") from error
-        try:
-            _checked(libc.inotify_add_watch(self._events, os.fsencode(path), _IN_MODIFY))
-        except OSError:
-            os.close(self._events)
-            raise
-
-    def wait(self, limit_s: float) -> None:
-        """Wait until somebody has written since :meth:`written` was asked, for ``limit_s`` at most."""
-        select.select([self._events], [], [], limit_s)
-
-    def written(self) -> bool:
-        """Whether somebody has written since this was asked last."""
-        found = False
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._events, _SOME_BYTES):
-                found = True
-        return found
-
-    def close(self) -> None:
-        """Watch no more."""
-        os.close(self._events)
-
-
-def _checked(result: int) -> int:
-    """What a function of the C library returned, unless that means an error."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

@@ -17,7 +17,7 @@ from farm.models import leader, outbox
 from farm.scheduler import Scheduler
 from farm.scheduling import history
 from farm.scheduling import pulse as pulses
-from farm.scheduling.pulse import FileWatch
+from farm.scheduling.file_watch import FileWatch
 from farm.settings import Settings
 
 _LIMIT_S = 60.0

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from farm import testing
 from farm.db import Database
 from farm.scheduling import pulse as pulses
-from farm.scheduling.pulse import FileWatch, Pulse
+from farm.scheduling.file_watch import FileWatch
+from farm.scheduling.pulse import Pulse
 
 _LONG_S = 60.0
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from farm.clockwatch import birth
+from farm.births import birth
 from farm.home.local import ProcessId
 from workers.groups import Group
 

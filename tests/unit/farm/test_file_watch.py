@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.scheduling.pulse import FileWatch
+from farm.scheduling.file_watch import FileWatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 _LONG_S = 60.0
