@@ -14,11 +14,11 @@ from qeff_engine import spec
 
 # Which versions can change a stage's output. A host reports more; what a stage does not use must not void its cache.
 TOOLCHAIN_OF_STAGE: Mapping[spec.Stage, tuple[str, ...]] = {
-    spec.Stage.RESOLVE: ("engine", "transformers", "gguf"),
-    spec.Stage.QUANTIZE: ("engine", "torch", "transformers"),
-    spec.Stage.EXPORT: ("engine", "torch", "transformers", "onnx", "onnxscript"),
+    spec.Stage.RESOLVE: ("engine", "architectures", "transformers", "gguf"),
+    spec.Stage.QUANTIZE: ("engine", "architectures", "torch", "transformers"),
+    spec.Stage.EXPORT: ("engine", "architectures", "torch", "transformers", "onnx", "onnxscript"),
     spec.Stage.COMPILE: ("engine", "sdk_apps"),
-    spec.Stage.RUN: ("engine", "sdk_apps", "sdk_platform", "torch", "transformers"),
+    spec.Stage.RUN: ("engine", "architectures", "sdk_apps", "sdk_platform", "torch", "transformers"),
 }
 
 ABSENT = "absent"  # version of something that the host does not have

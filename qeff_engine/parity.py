@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import psutil
 
+from qeff_engine.architectures import classes
 from qeff_engine.embedding import max_abs_diff
+from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.sdk.session import Array
 
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 _MEMORY_FACTOR = 2  # 16-bit weights become float32
-_LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
+_LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, InvalidInput, Unsupported)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,7 @@ def _load(original: Path, *, auto_class: str) -> Any:
     import torch
     import transformers
 
+    classes.load_config(original)
     with _quiet_loading():
         model = getattr(transformers, auto_class).from_pretrained(
             original, dtype=torch.float32, attn_implementation="eager", local_files_only=True

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from qeff_engine.architectures import registry
 from qeff_engine.sdk import location
 
 _ENGINE = Path(__file__).parent
@@ -34,6 +35,8 @@ def versions(sdk: location.Sdk | None) -> dict[str, str]:
     found = {name: version for name, version in found.items() if version != ABSENT}
     if "engine" in found:  # the version of a checkout stays while its code changes
         found["engine"] += f"+{engine_digest()}"
+    if outside := registry.from_outside():
+        found["architectures"] = ", ".join(f"{name}: {outside[name]}" for name in sorted(outside))
     return found | (sdk.toolchain() if sdk is not None else {})
 
 

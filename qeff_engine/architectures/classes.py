@@ -7,6 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from qeff_engine import spec, tasks
+from qeff_engine.architectures import form, registry
+from qeff_engine.architectures.form import Architecture
 from qeff_engine.errors import InvalidInput, Unsupported
 
 _MAPPINGS: Mapping[str, str] = MappingProxyType(
@@ -16,10 +18,17 @@ _MAPPINGS: Mapping[str, str] = MappingProxyType(
         tasks.IMAGE_TEXT_TO_TEXT: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
     }
 )
+_AUTO_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        tasks.TEXT_GENERATION: "AutoModelForCausalLM",
+        tasks.FEATURE_EXTRACTION: "AutoModel",
+        tasks.IMAGE_TEXT_TO_TEXT: "AutoModelForImageTextToText",
+    }
+)
 
 
 def require_known(config: Mapping[str, Any]) -> None:
-    """Refuse a ``config.json`` of an architecture that transformers does not know.
+    """Refuse a ``config.json`` of an architecture that neither transformers nor :mod:`registry` knows.
 
     Raises:
         Unsupported: the message names the architecture and one with nearly the same name.
@@ -30,6 +39,9 @@ def require_known(config: Mapping[str, Any]) -> None:
     name = str(config["model_type"])
     if name in known:
         return
+    found = registry.of_model_type(name)
+    if found is not None and found.config_class:
+        return
     hint = spec.near_miss(name, list(known))
     raise Unsupported(
         f"transformers does not know the architecture '{name}'.",
@@ -38,11 +50,11 @@ def require_known(config: Mapping[str, Any]) -> None:
 
 
 def load_config(directory: Any) -> Any:
-    """The config object of a checkpoint directory.
+    """The config object of a checkpoint directory; from now on transformers knows its architecture, too.
 
     Raises:
         InvalidInput: a field of the config has a value that its class refuses.
-        Unsupported: transformers does not know the architecture.
+        Unsupported: the architecture is not known.
     """
     import json
 
@@ -50,10 +62,29 @@ def load_config(directory: Any) -> Any:
 
     fields = json.loads((directory / "config.json").read_text())
     require_known(fields)
+    name = str(fields["model_type"])
+    found = registry.of_model_type(name)
+    if found is not None and found.config_class:
+        _introduce(found, name=name)
     try:
         return transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInput(f"{directory / 'config.json'} is refused by transformers: {error}") from error
+
+
+def _introduce(architecture: Architecture, *, name: str) -> None:
+    """Tell transformers the classes of an architecture that it does not know."""
+    import transformers
+
+    config_class = form.find(architecture.config_class)
+    try:
+        transformers.AutoConfig.register(name, config_class, exist_ok=True)
+        for task, place in architecture.model_classes.items():
+            getattr(transformers, _AUTO_CLASSES[task]).register(config_class, form.find(place), exist_ok=True)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InvalidInput(
+            f"The classes of the architecture '{name}' are refused: {error}.", advice="See docs/adding-architectures.md."
+        ) from error
 
 
 def model_class(config: Any, *, task: str) -> Any:

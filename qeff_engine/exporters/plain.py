@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from qeff_engine import exported
+from qeff_engine.architectures import registry
 from qeff_engine.exporters import description
 from qeff_engine.onnx_graph import binding, functions, tracing
 from qeff_engine.transforms.weightless import WeightlessModel
@@ -28,7 +29,10 @@ def write(
     Raises:
         Unsupported: the module cannot be traced.
     """
-    graph = tracing.trace_plain(module, inputs=component.inputs, outputs=component.outputs, fake_mode=model.fake_mode)
+    with registry.applied(model.config):
+        graph = tracing.trace_plain(
+            module, inputs=component.inputs, outputs=component.outputs, fake_mode=model.fake_mode
+        )
     binding.rename(graph, names=model.names(module))
     functions.add_to(graph)
     binding.add_imports(graph)

@@ -27,6 +27,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from qeff_engine.architectures import classes
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.quantizers.checkpoint_files import CheckpointReader
 
@@ -58,7 +59,7 @@ class LayeredModel:
 
     def __init__(self, snapshot: Path, *, reader: CheckpointReader) -> None:
         self._reader = reader
-        self.config = transformers.AutoConfig.from_pretrained(snapshot, local_files_only=True)
+        self.config = classes.load_config(snapshot)
         self.module = _build_on_meta(self.config)
         self.layer_names = _decoder_layers(self.module)
         self.key_of_parameter: dict[str, str] = {}

@@ -16,6 +16,7 @@ from torch import nn
 from transformers.cache_utils import DummyLayer
 
 from qeff_engine import exported, patching
+from qeff_engine.architectures import registry
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import binding, functions, tracing
 from qeff_engine.transforms import layer_calls, layer_functions, layout, masks, norms
@@ -84,7 +85,8 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
     """
     why = ""
     number = 0
-    with tracing.prepared(), masks.from_positions(), norms.fused(weightless.module):
+    module = weightless.module
+    with registry.applied(module.config), tracing.prepared(), masks.from_positions(), norms.fused(module):
         layouts = layout.discover(weightless)
         decoder = Decoder(weightless.module, layouts=layouts, extension=extension).eval()
         try:

@@ -17,6 +17,7 @@ TOOLCHAIN = {
     "gguf": "0.19.0",
     "sdk_apps": "1.20.0",
     "sdk_platform": "1.20.0",
+    "architectures": "made_up: made-up 1.0",
 }
 SPECS: dict[spec.Stage, spec.StageSpec] = {
     spec.Stage.RESOLVE: spec.ResolveSpec(source="/models/a", kind="directory", fingerprint="f1"),
