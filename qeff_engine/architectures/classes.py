@@ -83,7 +83,8 @@ def _introduce(architecture: Architecture, *, name: str) -> None:
             getattr(transformers, _AUTO_CLASSES[task]).register(config_class, form.find(place), exist_ok=True)
     except (ValueError, KeyError, AttributeError) as error:
         raise InvalidInput(
-            f"The classes of the architecture '{name}' are refused: {error}.", advice="See docs/adding-architectures.md."
+            f"The classes of the architecture '{name}' are refused: {error}.",
+            advice="See docs/adding-architectures.md.",
         ) from error
 
 

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from qeff_engine import files
 from qeff_engine.errors import Bug
 from qeff_engine.onnx_graph import folding
-from qeff_engine.onnx_graph.sources import Made, Source, Stored, onnx_dtype
+from qeff_engine.onnx_graph.arranging_nodes import Arranger
+from qeff_engine.onnx_graph.sources import DTYPES, Arranged, Made, Source, Stored, onnx_dtype
 from qeff_engine.safetensors_header import TensorPlace
 
 _FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -79,6 +80,39 @@ def bind(model: ir.Model, *, sources: Mapping[str, Source], snapshot: Path, out:
         out: directory that the graph will be saved in.
         side_file: name of the file in ``out`` for tensors that are made; not written when there are none.
     """
+    used = _used(model, sources=sources)
+    places = {name: source.place for name, source in used.items() if isinstance(source, Stored)}
+    with _SideFile(out / side_file) as side:
+        for name, source in used.items():
+            if isinstance(source, Made):
+                places[name] = side.add(source)
+        _move_large_constants(model, side=side, bound=used)
+    for name, source in used.items():
+        _set_stored_type(model, model.graph.initializers[name], dtype=onnx_dtype(source, name=name))
+    arranger = Arranger(model)
+    for name, source in used.items():
+        if isinstance(source, Arranged):
+            arranger.replace(model.graph.initializers[name], source.arrangement)
+    places |= arranger.places
+    for name, place in places.items():
+        model.graph.initializers[name].const_value = ir.ExternalTensor(
+            place.file,
+            place.offset,
+            place.nbytes,
+            DTYPES[place.dtype],
+            shape=ir.Shape(place.shape),
+            name=name,
+            base_dir=snapshot,
+        )
+    linked = sorted({place.file for place in places.values()} - {side_file})
+    for file in linked:
+        if not (out / file).exists():
+            files.link_or_copy(snapshot / file, out / file)
+    return Bound(num_tensors=len(places), files=tuple(linked), side_bytes=side.size)
+
+
+def _used(model: ir.Model, *, sources: Mapping[str, Source]) -> dict[str, Source]:
+    """The sources of the initializers that the graph uses; others are dropped from it."""
     used: dict[str, Source] = {}
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
@@ -87,24 +121,7 @@ def bind(model: ir.Model, *, sources: Mapping[str, Source], snapshot: Path, out:
             used[name] = sources[name]
         elif value.const_value is None or folding.has_no_values(value):
             raise Bug(f"Initializer {name} has no source.")
-    places = {name: source.place for name, source in used.items() if isinstance(source, Stored)}
-    with _SideFile(out / side_file) as side:
-        for name, source in used.items():
-            if isinstance(source, Made):
-                places[name] = side.add(source)
-        _move_large_constants(model, side=side, bound=used)
-    for name, place in places.items():
-        value = model.graph.initializers[name]
-        dtype = onnx_dtype(used[name], name=name)
-        value.const_value = ir.ExternalTensor(
-            place.file, place.offset, place.nbytes, dtype, shape=ir.Shape(place.shape), name=name, base_dir=snapshot
-        )
-        _set_stored_type(model, value, dtype=dtype)
-    linked = sorted({source.place.file for source in used.values() if isinstance(source, Stored)})
-    for file in linked:
-        if not (out / file).exists():
-            files.link_or_copy(snapshot / file, out / file)
-    return Bound(num_tensors=len(used), files=tuple(linked), side_bytes=side.size)
+    return used
 
 
 def add_imports(model: ir.Model) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from qeff_engine.errors import Unsupported
+from qeff_engine.onnx_graph import arrangements
+from qeff_engine.onnx_graph.arrangements import Arrangement
 from qeff_engine.safetensors_header import TensorPlace
 
 # Types of safetensors in the words of ONNX.
@@ -51,6 +53,27 @@ class Stored:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A tensor that nodes of the graph put together from bytes of the checkpoint, which are referred to, too.
+
+    Attributes:
+        arrangement: how.
+    """
+
+    arrangement: Arrangement
+
+    @property
+    def dtype(self) -> str:
+        """Type, as safetensors spells it."""
+        return arrangements.dtype_of(self.arrangement)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+        return self.arrangement.shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
     """A tensor that no file has as it is; it is computed when the side file is written, and forgotten again.
 
@@ -65,7 +88,7 @@ class Made:
     make: Callable[[], Any]
 
 
-Source = Stored | Made
+Source = Stored | Arranged | Made
 
 
 def onnx_dtype(source: Source, *, name: str) -> ir.DataType:

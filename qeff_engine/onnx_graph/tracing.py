@@ -14,7 +14,6 @@ from torch import nn
 from torch.onnx._internal.exporter import _fx_passes, _registration
 from transformers.exporters import exporter_onnx
 from transformers.exporters import utils as exporter_utils
-from transformers.integrations import moe
 
 from qeff_engine import exported, patching
 from qeff_engine.errors import Unsupported
@@ -35,8 +34,6 @@ def prepared() -> Iterator[None]:
     changes = [
         (_fx_passes, "decompose_with_registry", decomposing.decompose_where_needed),
         (_registration.ONNXRegistry, "from_torchlib", staticmethod(decomposing.registry)),
-        # Its own operator for grouped products has shapes for every type; torch's has them for bfloat16 alone.
-        (moe, "_can_use_grouped_mm", lambda *args: False),
     ]
     with (
         torch.no_grad(),

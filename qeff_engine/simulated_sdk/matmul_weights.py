@@ -69,7 +69,7 @@ class Tracer:
             if known not in self._known:
                 self._known[known] = self._of_value(self._scopes[key], name=parameter, axes=axes)
             return self._known[known]
-        if graph_walk.is_onnx(node, "Cast", "Identity") and number == 0:
+        if graph_walk.is_onnx(node, "Concat") or (graph_walk.is_onnx(node, "Cast", "Identity") and number == 0):
             return self._of_value(scope, name=node.output[0], axes=axes)
         if graph_walk.is_onnx(node, "Transpose"):
             permutation = graph_walk.attribute(node, "perm")

@@ -19,7 +19,7 @@ from qeff_engine import exported, patching
 from qeff_engine.architectures import registry
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import binding, functions, tracing
-from qeff_engine.transforms import layer_calls, layer_functions, layout, masks, norms
+from qeff_engine.transforms import experts, layer_calls, layer_functions, layout, masks, norms
 from qeff_engine.transforms.cache import LayerLayout, RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import NoFit
 from qeff_engine.transforms.weightless import WeightlessModel
@@ -86,7 +86,13 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
     why = ""
     number = 0
     module = weightless.module
-    with registry.applied(module.config), tracing.prepared(), masks.from_positions(), norms.fused(module):
+    with (
+        registry.applied(module.config),
+        tracing.prepared(),
+        masks.from_positions(),
+        norms.fused(module),
+        experts.batched(),
+    ):
         layouts = layout.discover(weightless)
         decoder = Decoder(weightless.module, layouts=layouts, extension=extension).eval()
         try:

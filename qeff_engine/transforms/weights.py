@@ -16,9 +16,12 @@ from transformers import conversion_mapping, core_model_loading
 
 from qeff_engine import checkpoint
 from qeff_engine.errors import InvalidInput
-from qeff_engine.onnx_graph.sources import Made, Source, Stored
+from qeff_engine.onnx_graph.arrangements import Arrangement, Part
+from qeff_engine.onnx_graph.sources import Arranged, Made, Source, Stored
 from qeff_engine.quantizers.checkpoint_files import CheckpointReader
 from qeff_engine.safetensors_header import TensorPlace
+from qeff_engine.transforms import pieces
+from qeff_engine.transforms.arranging import Recorder
 
 _NAMED = 3  # tensors named in a message
 
@@ -26,8 +29,9 @@ _NAMED = 3  # tensors named in a message
 def sources_of(model: Any, *, snapshot: Path, taken: Iterable[str] = ()) -> dict[str, Source]:
     """The source of each tensor of the model's state, by the model's name.
 
-    A tensor that is renamed is :class:`Stored`; one that the loader puts together from several, such as stacked
-    experts, is :class:`Made`. Names that a tied tensor has besides its own may be left out.
+    A tensor that is renamed, or a part of another, is :class:`Stored`; one that the loader puts together from several,
+    such as stacked experts, is :class:`Arranged`; one that it computes is :class:`Made`. Names that a tied tensor has
+    besides its own may be left out.
 
     Args:
         model: the model, on meta.
@@ -99,9 +103,20 @@ def _made(
     converter: Any, keys: _Keys, *, target: str, state: Mapping[str, Any], index: Mapping[str, TensorPlace], model: Any
 ) -> Callable[[Callable[[], CheckpointReader]], dict[str, Source]]:
     """The sources of what a converter makes; several when it splits one tensor."""
-    shapes = _converted(
-        converter, keys, target=target, model=model, read=lambda name: torch.empty(index[name].shape, device="meta")
-    )
+    recorder = Recorder()
+
+    def noted(name: str) -> torch.Tensor:
+        place = index[name]
+        return recorder.note(torch.empty(place.shape, device="meta"), Part(name=name, place=place))
+
+    try:
+        with recorder:
+            shapes = _converted(converter, keys, target=target, model=model, read=noted)
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+        raise _refusal(keys, target=target, state=state, index=index) from error
+    if target in shapes and target in state and shapes[target].shape != state[target].shape:
+        raise _refusal(keys, target=target, state=state, index=index)
+    found = {name: recorder.arrangement(empty) for name, empty in shapes.items()}
 
     def sources(reader: Callable[[], CheckpointReader]) -> dict[str, Source]:
         def make(name: str) -> torch.Tensor:
@@ -110,12 +125,27 @@ def _made(
 
         dtype = index[keys[0][0]].dtype
         return {
-            name: Made(dtype=dtype, shape=tuple(empty.shape), make=functools.partial(make, name))
+            name: _arranged(found[name])
+            or Made(dtype=dtype, shape=tuple(empty.shape), make=functools.partial(make, name))
             for name, empty in shapes.items()
             if name in state
         }
 
     return sources
+
+
+def _refusal(keys: _Keys, *, target: str, state: Mapping[str, Any], index: Mapping[str, TensorPlace]) -> InvalidInput:
+    groups: dict[str, list[str]] = {}
+    for name, pattern in keys:
+        groups.setdefault(pattern, []).append(name)
+    shapes = {name: index[name].shape for name, _ in keys}
+    return pieces.refusal(target, groups=groups, shapes=shapes, expected=tuple(state[target].shape))
+
+
+def _arranged(arrangement: Arrangement | None) -> Source | None:
+    if arrangement is None:
+        return None
+    return Stored(place=arrangement.place) if isinstance(arrangement, Part) else Arranged(arrangement=arrangement)
 
 
 def _converted(

@@ -149,15 +149,52 @@ def test_a_tie_that_the_checkpoint_contradicts_is_undone(tmp_path, is_equal):
         checks.equal_to_original(snapshot, out)
 
 
-def test_stacked_experts_go_to_a_side_file_and_nothing_else_does(tmp_path):
-    source = tiny.save_model(tmp_path / "source", "mixtral", dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_stacked_experts_are_the_checkpoints_own_bytes_expert_by_expert(tmp_path, dtype):
+    source = tiny.save_model(tmp_path / "source", "mixtral", dtype=dtype, max_shard_size="40KB")
     snapshot, out, result = exported_decoder.make(source, tmp_path)
-    in_side_file = {name for name, (file, _, _) in places(graph_of(out)).items() if file == SIDE_FILE}
-    names = ("gate_up_proj", "down_proj")
-    assert in_side_file == {f"model.layers.{i}.mlp.experts.{name}" for i in (0, 1) for name in names}
-    experts_bytes = 2 * 4 * 3 * 32 * 48 * 2  # layers, experts, matrices, sizes, bytes of bfloat16
-    assert result.figures["side_bytes"] == experts_bytes == (out / SIDE_FILE).stat().st_size
+    index = checkpoint.safetensors_index(snapshot)
+    assert len(list(snapshot.glob("*.safetensors"))) > 2
+    bytes_of_checkpoint = [(item.file, item.offset, item.nbytes) for item in index.values()]
+    assert sorted(places(graph_of(out)).values()) == sorted(bytes_of_checkpoint)
+    names = [f"model.layers.{i}.mlp.experts.{name}" for i in (0, 1) for name in ("gate_up_proj", "down_proj")]
+    assert set(names) <= {name for node in graph_of(out).graph.node for name in node.output}
+    assert result.figures["side_bytes"] == 0
     checks.equal_to_original(snapshot, out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors: tensors.pop("1.block_sparse_moe.experts.2.w1.weight"),
+            r"lacks .*layers\.1\..*\.2\.w1\.weight",
+        ),
+        (
+            lambda tensors: tensors.pop("1.block_sparse_moe.experts.3.w2.weight"),
+            r"lacks .*layers\.1\..*\.3\.w2\.weight",
+        ),
+        (
+            lambda tensors: tensors.update({"0.block_sparse_moe.experts.4.w2.weight": torch.ones(32, 48)}),
+            r"has .*layers\.0\..*\.4\.w2\.weight, expected 4",
+        ),
+        (
+            lambda tensors: tensors.update({"0.block_sparse_moe.experts.1.w3.weight": torch.ones(48, 31)}),
+            r"layers\.0\..*\.1\.w3\.weight has the shape \[48, 31\], expected \[48, 32\]",
+        ),
+    ],
+)
+def test_an_expert_that_does_not_belong_to_the_config_is_named(tmp_path, change, message):
+    source = tiny.save_model(tmp_path / "source", "mixtral")
+
+    def in_layers(tensors):
+        prefix = "model.layers."
+        layers = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        change(layers)
+        tensors.update({prefix + name: tensor for name, tensor in layers.items()})
+
+    with pytest.raises(InvalidInput, match=message):
+        exported_to(tmp_path / "out", snapshot=changed(source, in_layers))
 
 
 def test_layers_that_differ_by_a_constant_are_kinds_of_their_own(tmp_path):
@@ -245,7 +282,7 @@ def test_nothing_stays_patched(llama, tmp_path, monkeypatch):
             torch.nn.functional.scaled_dot_product_attention,
             _fx_passes.decompose_with_registry,
             vars(_registration.ONNXRegistry)["from_torchlib"],
-            moe._can_use_grouped_mm,
+            vars(moe.ExpertsInterface)["get_interface"],
             torch.is_grad_enabled(),
         ]
 
