@@ -9,6 +9,7 @@ from benchmarks import measure
 
 SCRIPTS = (
     "export_smollm2",
+    "export_shapes",
     "command_cpu",
     "noop_throughput",
     "farm_latency",
