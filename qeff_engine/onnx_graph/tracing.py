@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo_config
 from torch.onnx._internal.exporter import _fx_passes, _registration
 from transformers.exporters import exporter_onnx
 from transformers.exporters import utils as exporter_utils
@@ -40,6 +41,8 @@ def prepared() -> Iterator[None]:
         exporter_utils.apply_patches("onnx"),
         exporter_utils.apply_patches("dynamo"),
         patching.attributes(changes),
+        # Torch remembers operators by their symbolic shapes, which hardly ever come again.
+        dynamo_config.patch(fake_tensor_cache_enabled=False),
         warnings.catch_warnings(),
     ):
         # Deprecations inside torch's exporter and operators of packages that are not here: nothing that a caller
