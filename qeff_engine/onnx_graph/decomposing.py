@@ -50,6 +50,9 @@ def decompose_where_needed(program: Any, registry: Any) -> Any:
             node.target = _ALIASES[node.target]
         elif node.target in _CASTS:
             _simplify_cast(graph, node)
+        elif node.op == "call_function" and "val" not in node.meta:
+            # transformers has put it in the place of one that wrote into its first input, and had that one's shape.
+            node.meta["val"] = node.args[0].meta["val"]
     program.graph_module.recompile()
     return program
 
