@@ -108,6 +108,14 @@ def model_class(config: Any, *, task: str) -> Any:
     return (named or candidates)[0]
 
 
+def own_config(config: Any, *, kind: Any) -> Any:
+    """The config that a class is made from: the decoder's alone, for a decoder of a model with more to it."""
+    if kind.config_class is None or isinstance(config, kind.config_class):
+        return config
+    text = config.get_text_config(decoder=True)
+    return text if isinstance(text, kind.config_class) else config
+
+
 def empty_model(config: Any, *, task: str) -> Any:
     """The model of a config with parameters of float32 on meta, that is, without storage.
 
@@ -118,9 +126,7 @@ def empty_model(config: Any, *, task: str) -> Any:
     import torch
 
     chosen = model_class(config, task=task)
-    text = config.get_text_config(decoder=True)
-    if chosen.config_class is type(text):  # the decoder alone of a model with more to it
-        config = text
+    config = own_config(config, kind=chosen)
     try:
         with torch.device("meta"):
             model = chosen._from_config(config, dtype=torch.float32, attn_implementation="eager")
