@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from qeff_engine import events, exported, tasks
+from qeff_engine import checkpoint, events, exported, tasks
+from qeff_engine.architectures import classes, proven
 from qeff_engine.exporters import description
 from qeff_engine.onnx_graph import binding
 from qeff_engine.spec import ExportSpec
@@ -26,6 +28,7 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
     graph = decoder.export_decoder(model)
     if graph.why_no_functions:
         context.emit(events.progress(f"layers are traced one by one: {graph.why_no_functions}"))
+    _require_proven(snapshot, context=context)
     context.emit(events.progress("writing the graph", fraction=0.9))
     bound = binding.bind(
         graph.model,
@@ -58,3 +61,14 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         "why_no_layer_functions": graph.why_no_functions,
     }
     return described, figures
+
+
+def _require_proven(snapshot: Path, *, context: StageContext) -> None:
+    """Try an architecture small that has not been compared with transformers yet."""
+    if proven.is_proven(str(checkpoint.config(snapshot)["model_type"])):
+        return
+    from qeff_engine.exporters import self_test  # with ONNX Runtime, which no other export needs
+
+    config = classes.load_config(snapshot)
+    context.emit(events.progress(f"trying a small {config.model_type}, which is not among the proven architectures"))
+    self_test.require_agreement(config)

@@ -5,6 +5,8 @@ All architectures are compared by ``make parity``.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.parity import checks, configs, table
@@ -51,11 +53,12 @@ def test_a_decoder_that_computes_something_else_is_found(tmp_path):
 
 
 def test_the_page_keeps_rows_that_have_no_new_result(tmp_path):
-    page = tmp_path / "architectures.md"
+    page, names = tmp_path / "architectures.md", tmp_path / "proven.json"
     result = table.Result(name="llama", key="", status="pass", class_name="LlamaForCausalLM", max_difference=1e-6)
     other = table.Result(name="xlm", key="", status="unsupported", class_name="XLM", reason="a | b")
-    table.write({"llama": result, "xlm": other}, page=page)
-    counts = table.write({"xlm": other}, page=page)
+    table.write({"llama": result, "xlm": other}, page=page, names=names)
+    counts = table.write({"xlm": other}, page=page, names=names)
+    assert json.loads(names.read_text()) == ["llama"]
     text = page.read_text()
     assert counts == {"pass": 1, "unsupported": 1}
     assert "| llama | LlamaForCausalLM | pass | 1.0e-06 |" in text

@@ -1,11 +1,16 @@
-"""``docs/architectures.md``: a row per architecture. Those without a result keep the row that the page has."""
+"""``docs/architectures.md``: a row per architecture. Those without a result keep the row that the page has.
+
+The export takes those that pass as proven, and tries others small before it exports them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from qeff_engine.architectures import proven
 from tests.parity import checks, configs
 from tests.parity.results import IMPOSSIBLE, PASS, UNSUPPORTED, Result
 
@@ -26,18 +31,23 @@ context are dynamic. `unsupported` means that the export refuses it with the rea
 `impossible` means that there is nothing to compare with. The difference is relative to the largest logit; functions are
 the distinct layers that a graph has as ONNX functions, `-` when its layers are traced one by one.
 
+An architecture that does not pass here, or is not here, is tried at export: a small model with its kinds of layers and
+random weights is exported and compared with the model, and what does not agree is refused as unsupported.
+
 | architecture | class | result | largest difference | export, CPU s | functions | reason |
 |---|---|---|---|---|---|---|
 {rows}
 """
 
 
-def write(results: Mapping[str, Result], *, page: Path = PAGE) -> Counter[str]:
-    """Write the page and return how many rows have each result."""
+def write(results: Mapping[str, Result], *, page: Path = PAGE, names: Path = proven.FILE) -> Counter[str]:
+    """Write the page and the list of proven architectures, and return how many rows have each result."""
     rows = _rows_of(page)
     rows.update({name: _row(result) for name, result in results.items()})
     kept = {name: rows[name] for name in sorted(configs.listed()) if name in rows}
-    counts = Counter(_cells(row)[2] for row in kept.values())
+    statuses = {name: _cells(row)[2] for name, row in kept.items()}
+    counts = Counter(statuses.values())
+    names.write_text(json.dumps([name for name, status in statuses.items() if status == PASS], indent=0) + "\n")
     page.write_text(
         _TEXT.format(
             counts=_counts(counts),
