@@ -48,12 +48,14 @@ class Component:
         outputs: by name, in graph order; a retained state is its input's name + :data:`RETAINED`.
         num_layer_functions: distinct layers that are local functions of the graph, called once per layer; 0 when the
             layers stand in the graph itself. A compiler can compile each such function once.
+        max_seq_len: most tokens of a call that the graph computes rightly; 0 when there is no limit.
     """
 
     file: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     num_layer_functions: int = 0
+    max_seq_len: int = 0
 
     @property
     def retained(self) -> list[str]:
@@ -116,4 +118,9 @@ def _component(fields: dict[str, Any]) -> Component:
         side: {name: Tensor(dtype=item["dtype"], shape=tuple(item["shape"])) for name, item in fields[side].items()}
         for side in ("inputs", "outputs")
     }
-    return Component(file=fields["file"], num_layer_functions=fields.get("num_layer_functions", 0), **tensors)
+    return Component(
+        file=fields["file"],
+        num_layer_functions=fields.get("num_layer_functions", 0),
+        max_seq_len=fields.get("max_seq_len", 0),
+        **tensors,
+    )

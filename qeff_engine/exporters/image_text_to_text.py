@@ -86,7 +86,10 @@ def _export_language(
     )
     graph = decoder.export_decoder(model, extension=extension)
     component = exported.Component(
-        file=f"{type(model.module).__name__}.onnx", inputs=graph.inputs, outputs=graph.outputs
+        file=f"{type(model.module).__name__}.onnx",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        max_seq_len=graph.max_seq_len,
     )
     bound = binding.bind(
         graph.model,

@@ -43,6 +43,7 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         inputs=graph.inputs,
         outputs=graph.outputs,
         num_layer_functions=graph.num_layer_functions,
+        max_seq_len=graph.max_seq_len,
     )
     described = exported.ExportedModel(
         task=tasks.TEXT_GENERATION,

@@ -77,7 +77,7 @@ def _figures(costs: list[CompileCost], *, simulated: bool) -> dict[str, Any]:
 
 
 def _require_fitting(compile_spec: spec.CompileSpec, *, model: exported.ExportedModel) -> None:
-    """Refuse more positions than the model has: the compiler would accept it, and tokens would be wrong."""
+    """Refuse lengths that the graph does not have: the compiler would accept them, and tokens would be wrong."""
     encoder = exported.ENCODER in model.components
     name, length = ("sequence", compile_spec.seq_len) if encoder else ("context", compile_spec.ctx_len)
     if model.max_positions and length > model.max_positions:
@@ -85,6 +85,13 @@ def _require_fitting(compile_spec: spec.CompileSpec, *, model: exported.Exported
             f"The {name} length is {length}, expected at most the {model.max_positions} positions that "
             f"{model.class_name} has.",
             advice=f"Lower --{'seq' if encoder else 'ctx'}-len.",
+        )
+    longest = min((item.max_seq_len for item in model.components.values() if item.max_seq_len), default=0)
+    if longest and compile_spec.prefill_len > longest:
+        raise InvalidInput(
+            f"The prefill length is {compile_spec.prefill_len}, expected at most the {longest} tokens of a call that "
+            f"the recurrences of {model.class_name} are exported for.",
+            advice="Lower --prefill-len; prompts are cut into calls of that length.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Any decoder of transformers as one graph with retained state: tokens and KV in, logits and KV out.
+"""Any decoder of transformers as one graph with retained state: tokens and state in, logits and state out.
 
 Shape legend: B batch, S tokens of a call, C context length, D hidden size, V vocabulary.
 """
@@ -19,9 +19,10 @@ from qeff_engine import exported, patching
 from qeff_engine.architectures import registry
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import binding, functions, tracing
-from qeff_engine.transforms import experts, layer_calls, layer_functions, layout, masks, norms
-from qeff_engine.transforms.cache import LayerLayout, RetainedCache, RetainedLayer
+from qeff_engine.transforms import experts, kernels, layer_calls, layer_functions, layout, masks, norms, recurrences
+from qeff_engine.transforms.cache import KEY, RECURRENT, LayerLayout, RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import NoFit
+from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel
 
 _IDS = exported.Tensor(dtype="int64", shape=("batch_size", "seq_len"))
@@ -63,6 +64,7 @@ class DecoderGraph:
         num_layers: decoder layers.
         num_layer_functions: functions that the layers are calls of; 0 when the layers are traced one by one.
         why_no_functions: why they are traced one by one; empty when they are not.
+        max_seq_len: most tokens of a call; 0 when there is no limit.
     """
 
     model: ir.Model
@@ -71,6 +73,7 @@ class DecoderGraph:
     num_layers: int
     num_layer_functions: int
     why_no_functions: str
+    max_seq_len: int
 
 
 def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | None = None) -> DecoderGraph:
@@ -81,7 +84,7 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
         extension: further inputs that change the embeddings.
 
     Raises:
-        Unsupported: the decoder keeps a state other than keys and values, or cannot be traced.
+        Unsupported: the decoder keeps a state of an unknown kind, or cannot be traced.
     """
     why = ""
     number = 0
@@ -111,6 +114,7 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
         num_layers=len(layouts),
         num_layer_functions=number,
         why_no_functions=why,
+        max_seq_len=recurrences.MAX_TOKENS if decoder.is_recurrent else 0,
     )
 
 
@@ -130,6 +134,7 @@ class Decoder(nn.Module):
         self.shares_one_state = False
         self._takes = set(inspect.signature(model.forward).parameters)
         self._first_position = _first_position(model)
+        self._cache_argument = layout.cache_argument(model)
 
     @property
     def inputs(self) -> dict[str, exported.Tensor]:
@@ -143,15 +148,23 @@ class Decoder(nn.Module):
 
     @property
     def states(self) -> dict[str, exported.Tensor]:
-        """Keys and values of each layer by name; layers that use those of another have none."""
-        found = {}
-        for number, item in enumerate(self.layouts):
-            if item is not None:
-                key = ("batch_size", item.key_heads, "ctx_len", item.key_dim)
-                value = ("batch_size", item.value_heads, "ctx_len", item.value_dim)
-                found[f"past_key.{number}"] = exported.Tensor(dtype="float32", shape=key)
-                found[f"past_value.{number}"] = exported.Tensor(dtype="float32", shape=value)
-        return found
+        """What each layer keeps, by name."""
+        return {
+            f"{stem}.{number}": exported.Tensor(dtype="float32", shape=shape)
+            for number, item in enumerate(self.layouts)
+            if item is not None
+            for stem, shape in item.states.items()
+        }
+
+    @property
+    def first_keys(self) -> list[str]:
+        """The name of the first keys, in a list that is empty when no layer has any."""
+        return [name for name in self.states if name.startswith(f"{KEY}.")][:1]
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a layer keeps the state of a recurrence."""
+        return any(name.startswith(RECURRENT) for name in self.states)
 
     @property
     def retained_outputs(self) -> dict[str, exported.Tensor]:
@@ -176,13 +189,16 @@ class Decoder(nn.Module):
             input_ids: tokens [B, S].
             position_ids: their positions [B, S]; -1 is padding.
             extra: inputs of the extension.
-            states: keys and values [B, heads, C, dim] of each layer. With :attr:`shares_one_state` only the first,
-                which then stands for the shape of all, and no states are returned.
+            states: what the layers keep, in the order of :attr:`states`. With :attr:`shares_one_state` those of
+                :attr:`first_keys` alone, which then stand for the shape of all, and no states are returned.
         """
-        layers = self._layers(position_ids.to(torch.int32), states)
-        cache = RetainedCache(layers, positions_BS=position_ids, ctx_len=states[0].shape[2])
+        order = TokenOrder(position_ids.to(torch.int32))
+        layers = self._layers(order, states)
+        keys = [layer.keys for layer in layers if isinstance(layer, RetainedLayer) and layer.keys is not None]
+        ctx_len = keys[0].shape[2] if keys else position_ids.shape[1]
+        cache = RetainedCache(layers, order=order, positions_BS=position_ids, ctx_len=ctx_len)
         last_B = position_ids.argmax(1)
-        arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        arguments: dict[str, Any] = {self._cache_argument: cache, "use_cache": True}
         positions_BS = position_ids.clamp(min=0)
         if "position_ids" in self._takes:
             arguments["position_ids"] = positions_BS + self._first_position
@@ -193,25 +209,28 @@ class Decoder(nn.Module):
             hooks.extend_embeddings(
                 self.extension, input_ids, position_ids, dict(zip(self.extra_inputs, extra, strict=True))
             )
-        with hooks:
+        with hooks, kernels.replaced(self.model, cache=cache):
             logits = self.model(input_ids=input_ids, **arguments).logits
         if not hooks.head_has_run:
             logits = _rows(logits, last_B)
         further = [hooks.further[name] for name in (self.extension.outputs if self.extension else ())]
         if self.shares_one_state:
             return (logits, *further)
-        kept = [tensor for layer in layers if isinstance(layer, RetainedLayer) for tensor in (layer.keys, layer.values)]
+        kept = [tensor for layer in layers if isinstance(layer, RetainedLayer) for tensor in layer.successors()]
         return (logits, *further, *kept)
 
-    def _layers(self, slots_BS: torch.Tensor, states: Sequence[torch.Tensor]) -> list[Any]:
+    def _layers(self, order: TokenOrder, states: Sequence[torch.Tensor]) -> list[Any]:
         remaining = iter(states)
         layers: list[Any] = []
         for item in self.layouts:
             if item is None:
                 layers.append(DummyLayer())
-                continue
-            pair = (states[0], states[0]) if self.shares_one_state else (next(remaining), next(remaining))
-            layers.append(RetainedLayer(slots_BS=slots_BS, key_BHCD=pair[0], value_BHCD=pair[1], layout=item))
+            elif self.shares_one_state:
+                lengthy = {stem: states[0] for stem, shape in item.states.items() if "ctx_len" in shape}
+                layers.append(RetainedLayer(order=order, states=lengthy, layout=item))
+            else:
+                own = {stem: next(remaining) for stem in item.states}
+                layers.append(RetainedLayer(order=order, states=own, layout=item))
         return layers
 
 
@@ -332,18 +351,18 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
             calls.append(layer_calls.record(lambda args=arguments: decoder(*args), layers=layers))  # type: ignore[misc]
     kinds = layer_calls.kinds_of(calls[0], calls[1], layers=layers, layouts=decoder.layouts)
     bodies = layer_functions.Bodies(kinds, fake_mode=weightless.fake_mode)
-    first = next(iter(decoder.states))
+    first = decoder.first_keys
     with weightless.fake_mode:
         made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs))
     as_one = patching.attributes([(decoder, "shares_one_state", True)])
     with as_one, layer_functions.as_calls(layers, kinds=kinds):
         model = tracing.trace(
             decoder,
-            decoder_arguments(decoder, made, states=[first]),
+            decoder_arguments(decoder, made, states=first),
             dynamic_shapes=decoder_arguments(
-                decoder, {name: tracing.dynamic_axes(tensor) for name, tensor in inputs.items()}, states=[first]
+                decoder, {name: tracing.dynamic_axes(tensor) for name, tensor in inputs.items()}, states=first
             ),
-            input_names=[*TOKEN_INPUTS, *decoder.extra_inputs, first],
+            input_names=[*TOKEN_INPUTS, *decoder.extra_inputs, *first],
             output_names=list(decoder.outputs(0)),
         )
     binding.rename(model, names=weightless.names(decoder))

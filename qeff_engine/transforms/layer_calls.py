@@ -66,7 +66,7 @@ class Kind:
         name: of the function.
         number: of the layer that stands for them.
         layer: that layer.
-        layout: what each of them keeps.
+        layout: what each of them keeps; None for nothing.
         call: how the layer was called.
         dynamic: for each tensor argument, the axes whose sizes vary.
         output_shapes: for each tensor result, each size as a number, or as (tensor argument, axis) that it equals.
@@ -76,7 +76,7 @@ class Kind:
     name: str
     number: int
     layer: nn.Module
-    layout: LayerLayout
+    layout: LayerLayout | None
     call: Call
     dynamic: list[list[int]]
     output_shapes: list[list[int | tuple[int, int]]]
@@ -87,11 +87,11 @@ def find_layers(model: nn.Module, *, layouts: Sequence[Any]) -> nn.ModuleList:
     """The list of decoder layers.
 
     Raises:
-        NoFit: there is none with one layer for each cache, or some layer has no cache of its own.
+        NoFit: there is none with one layer for each cache.
     """
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == len(layouts)]
-    if not found or any(item is None for item in layouts):
-        raise NoFit(f"no list of {len(layouts)} layers with a cache each")
+    if not found:
+        raise NoFit(f"no list of {len(layouts)} layers")
     return max(found, key=lambda module: sum(parameter.numel() for parameter in module.parameters()))
 
 
@@ -145,7 +145,8 @@ def kinds_of(
             raise NoFit(f"layer {number} is not called")
         call, other = first.calls[number], second.calls[number]
         layout = layouts[number]
-        assert layout is not None
+        if layout is None:
+            _refuse_hidden_arguments(call, number=number)
         by_number[number] = Kind(
             name=f"{type(layers[number]).__name__}_{len(by_number)}",
             number=number,
@@ -157,6 +158,13 @@ def kinds_of(
             weights=[name for name, _ in fake_weights(layers[number])],
         )
     return [by_number[number] for number in first.same_as]
+
+
+def _refuse_hidden_arguments(call: Call, *, number: int) -> None:
+    """Refuse a layer without states that may get those of another one in an object that hides tensors."""
+    for leaf in call.leaves:
+        if not isinstance(leaf, (torch.Tensor, Cache, *_PLAIN_TYPES)):
+            raise NoFit(f"layer {number} keeps nothing and takes a {type(leaf).__name__}")
 
 
 def _varying(one: torch.Tensor, two: torch.Tensor) -> list[int]:

@@ -15,12 +15,14 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DummyLayer
 
 from qeff_engine import exported, patching
 from qeff_engine.onnx_graph import binding, tracing
+from qeff_engine.transforms import kernels
 from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import Kind, NoFit
+from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights
 
 DOMAIN = "qeff.layers"
@@ -53,14 +55,15 @@ class _Body(nn.Module):
         self,
         slots_BS: torch.Tensor,
         tensors: Sequence[torch.Tensor],
-        key_BHCD: torch.Tensor,
-        value_BHCD: torch.Tensor,
+        states: Sequence[torch.Tensor],
         weights: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Results of the layer, then its keys and values."""
+        """Results of the layer, then the successors of its states."""
         kind: Kind = self.__dict__["_kind"]
-        own = RetainedLayer(slots_BS=slots_BS, key_BHCD=key_BHCD, value_BHCD=value_BHCD, layout=kind.layout)
-        cache = RetainedCache([None] * kind.number + [own], positions_BS=slots_BS, ctx_len=key_BHCD.shape[2])
+        order = TokenOrder(slots_BS)
+        own = _own_cache(kind, order=order, states=states)
+        keys = own.keys if own.keys is not None else slots_BS[:, None]
+        cache = RetainedCache([None] * kind.number + [own], order=order, positions_BS=slots_BS, ctx_len=keys.shape[2])
         remaining = iter(tensors)
         leaves = [
             next(remaining) if isinstance(leaf, torch.Tensor) else cache if isinstance(leaf, Cache) else leaf
@@ -68,11 +71,20 @@ class _Body(nn.Module):
         ]
         args, kwargs = pytree.tree_unflatten(leaves, kind.call.spec)
         given = dict(zip(kind.weights, weights, strict=True))
-        result = torch.func.functional_call(kind.layer, given, args, kwargs)
-        if not own.updated:
-            raise NoFit("a layer does not write into its cache")
+        with kernels.replaced(kind.layer, cache=cache):
+            result = torch.func.functional_call(kind.layer, given, args, kwargs)
         outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        return (*outputs, own.keys, own.values)
+        if not isinstance(own, RetainedLayer):
+            return tuple(outputs)
+        if own.unwritten:
+            raise NoFit(f"a layer does not write its {', '.join(sorted(own.unwritten))}")
+        return (*outputs, *own.successors())
+
+
+def _own_cache(kind: Kind, *, order: TokenOrder, states: Sequence[torch.Tensor]) -> Any:
+    if kind.layout is None:
+        return DummyLayer()
+    return RetainedLayer(order=order, states=dict(zip(kind.layout.states, states, strict=True)), layout=kind.layout)
 
 
 class Bodies:
@@ -114,14 +126,14 @@ class Bodies:
                 binding.add_initializer(model, name, weightless.sources[name])
                 for name in (names[f"{number}.{weight}"] for weight in kind.weights)
             ]
-            key, value = f"past_key.{number}", f"past_value.{number}"
-            arguments = [slots.outputs[0], *node.inputs, inputs[key], inputs[value], *weights]
-            call = _replace(graph, node, arguments, name=kind.name, number=number)
-            successors[key + exported.RETAINED], successors[value + exported.RETAINED] = call.outputs[-2:]
+            own = kind.layout.names(number) if kind.layout is not None else []
+            arguments = [slots.outputs[0], *node.inputs, *(inputs[name] for name in own), *weights]
+            call = _replace(graph, node, arguments, name=kind.name, number=number, num_states=len(own))
+            successors.update(zip(own, call.outputs[len(node.outputs) :], strict=True))
         graph.inputs.clear()
         graph.inputs.extend([*own_inputs.values(), *inputs.values()])
         for name in states:
-            successor = successors[name + exported.RETAINED]
+            successor = successors[name]
             successor.name = name + exported.RETAINED
             graph.outputs.append(successor)
         for function in self.functions.values():
@@ -132,8 +144,8 @@ def _state(name: str, tensor: exported.Tensor) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(list(tensor.shape)))
 
 
-def _replace(graph: Any, node: ir.Node, arguments: list[Any], *, name: str, number: int) -> ir.Node:
-    call = ir.Node(DOMAIN, name, arguments, num_outputs=len(node.outputs) + 2, name=f"layer.{number}")
+def _replace(graph: Any, node: ir.Node, arguments: list[Any], *, name: str, number: int, num_states: int) -> ir.Node:
+    call = ir.Node(DOMAIN, name, arguments, num_outputs=len(node.outputs) + num_states, name=f"layer.{number}")
     graph.insert_before(node, call)
     for index, (old, new) in enumerate(zip(node.outputs, call.outputs, strict=False)):
         new.name = f"layer.{number}/{index}"
@@ -145,29 +157,28 @@ def _replace(graph: Any, node: ir.Node, arguments: list[Any], *, name: str, numb
 def _traced(kind: Kind, *, fake_mode: Any) -> ir.Function:
     """The function of a layer."""
     auto = torch.export.Dim.AUTO
-    layout = kind.layout
-    batch, seq, ctx = (tracing.SIZES[name] for name in ("batch_size", "seq_len", "ctx_len"))
+    states = kind.layout.states if kind.layout is not None else {}
+    batch, seq = tracing.SIZES["batch_size"], tracing.SIZES["seq_len"]
     weights = [tensor for name, tensor in named_weights(kind.layer) if name in set(kind.weights)]
+    tensors = {stem: exported.Tensor(dtype="float32", shape=shape) for stem, shape in states.items()}
     with fake_mode:
         slots = torch.zeros(batch, seq, dtype=torch.int32)
-        key = torch.zeros(batch, layout.key_heads, ctx, layout.key_dim)
-        value = torch.zeros(batch, layout.value_heads, ctx, layout.value_dim)
+        made = tracing.examples(tensors, sizes=tracing.SIZES)
     dynamic: tuple[Any, ...] = (
         {0: auto, 1: auto},
         [dict.fromkeys(axes, auto) for axes in kind.dynamic],
-        {0: auto, 2: auto},
-        {0: auto, 2: auto},
+        [tracing.dynamic_axes(tensor) for tensor in tensors.values()],
         [{} for _ in weights],
     )
-    names = ["slots", *(f"input.{number}" for number in range(len(kind.call.tensors))), "past_key", "past_value"]
+    names = ["slots", *(f"input.{number}" for number in range(len(kind.call.tensors))), *states]
     outputs = [f"output.{number}" for number in range(len(kind.output_shapes))]
     with _watched_numbers(kind.layer):
         model = tracing.trace(
             _Body(kind).eval(),
-            (slots, kind.call.tensors, key, value, weights),
+            (slots, kind.call.tensors, list(made.values()), weights),
             dynamic_shapes=dynamic,
             input_names=[*names, *(f"weight.{name}" for name in kind.weights)],
-            output_names=[*outputs, "key", "value"],
+            output_names=[*outputs, *(f"{stem}{exported.RETAINED}" for stem in states)],
         )
     graph = model.graph
     _initializers_to_constants(graph)

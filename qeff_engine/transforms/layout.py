@@ -6,12 +6,18 @@ import inspect
 from typing import Any
 
 import torch
-from transformers.cache_utils import DummyLayer, DynamicCache, DynamicIndexedLayer, DynamicLayer
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicCache,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import tracing
 from qeff_engine.transforms import layer_calls
-from qeff_engine.transforms.cache import LayerLayout
+from qeff_engine.transforms.cache import CONV, KEY, RECURRENT, VALUE, LayerLayout, stem_of
 from qeff_engine.transforms.weightless import WeightlessModel
 
 _NUM_TOKENS = 3
@@ -33,18 +39,31 @@ class _ProbeCache(DynamicCache):  # type: ignore[misc]
             self.layers.pop()
 
 
-def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
-    """The layout of each layer; None for one that keeps nothing because it uses another layer's keys and values.
+def cache_argument(model: Any) -> str:
+    """The argument of a model's forward that takes the cache.
 
     Raises:
-        Unsupported: the decoder takes no cache, or keeps something else than keys and values.
+        Unsupported: there is none.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    found = [name for name in ("past_key_values", "cache_params") if name in parameters]
+    if not found:
+        raise Unsupported(
+            f"{type(model).__name__} takes no cache (past_key_values or cache_params).",
+            advice="Decoders that keep nothing between calls, or in a form of their own, cannot be exported yet.",
+        )
+    return found[0]
+
+
+def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
+    """The layout of each layer; None for one that keeps nothing.
+
+    Raises:
+        Unsupported: the decoder takes no cache, or keeps something else than keys, values and states of convolutions
+            and recurrences.
     """
     model = weightless.module
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        raise Unsupported(
-            f"{type(model).__name__} takes no KV cache (past_key_values).",
-            advice="Decoders that keep no keys and values cannot be exported yet.",
-        )
+    argument = cache_argument(model)
     cache = _ProbeCache(config=model.config)
     _refuse_other_states(cache.layers, name=type(model).__name__)
     with weightless.fake_mode:
@@ -52,7 +71,7 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
 
     def run() -> None:
         with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
-            model(input_ids=ids, past_key_values=cache, use_cache=True)
+            model(input_ids=ids, use_cache=True, **{argument: cache})
 
     try:
         layers = layer_calls.find_layers(model, layouts=cache.layers)
@@ -69,23 +88,33 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
 
 
 def _layout(layer: Any) -> LayerLayout | None:
-    keys, values = layer.keys, layer.values
-    if isinstance(layer, DummyLayer) or keys is None or values is None:
+    states: dict[str, tuple[int | str, ...]] = {}
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    if keys is not None and values is not None:
+        for stem, tensor in ((KEY, keys), (VALUE, values)):
+            states[stem] = ("batch_size", int(tensor.shape[1]), "ctx_len", int(tensor.shape[3]))
+    for kind, tensors in (
+        (CONV, getattr(layer, "conv_states", {})),
+        (RECURRENT, getattr(layer, "recurrent_states", {})),
+    ):
+        for index, tensor in tensors.items():
+            if tensor is not None:
+                states[stem_of(kind, index, count=len(tensors))] = ("batch_size", *map(int, tensor.shape[1:]))
+    if not states:
         return None
     return LayerLayout(
-        key_heads=int(keys.shape[1]),
-        key_dim=int(keys.shape[3]),
-        value_heads=int(values.shape[1]),
-        value_dim=int(values.shape[3]),
+        states=states,
         is_sliding=bool(getattr(layer, "is_sliding", False)),
         sliding_window=getattr(layer, "sliding_window", None),
     )
 
 
 def _refuse_other_states(layers: list[Any], *, name: str) -> None:
+    known = (DynamicLayer, DummyLayer, LinearAttentionCacheLayerMixin)
     for layer in layers:
-        if not isinstance(layer, DynamicLayer | DummyLayer) or isinstance(layer, DynamicIndexedLayer):
+        if not isinstance(layer, known) or isinstance(layer, DynamicIndexedLayer):
             raise Unsupported(
-                f"{name} keeps a state of the kind {type(layer).__name__}, expected keys and values alone.",
-                advice="Decoders with recurrent, convolutional or indexer states cannot be exported yet.",
+                f"{name} keeps a state of the kind {type(layer).__name__}, expected keys and values, or states of "
+                "convolutions and recurrences.",
+                advice="Decoders with other states, such as those of an indexer, cannot be exported yet.",
             )

@@ -19,10 +19,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qeff_engine import checkpoint
 from qeff_engine.architectures import classes
+from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph.sources import Made, Source
 from qeff_engine.quantizers import reading
 from qeff_engine.transforms import weights
 
+_WITH_SPARE_VALUE = (torch.int64, torch.int32, torch.int16)
 _NAMES_OF_NODE_TENSORS = {"qweight": "U8", "qzeros": "U8", "scales": "F32", "order": "I64"}
 
 
@@ -131,18 +133,51 @@ def _tie(module: Any, *, sources: dict[str, Source], snapshot: Path) -> None:
 
 
 def _compute_buffers(module: Any, *, kept: set[str]) -> None:
-    """Give values to the buffers that code computes, as transformers' loader does after meta."""
-    for path, owner in module.named_modules():
-        empty = [
-            name
-            for name, buffer in owner.named_buffers(recurse=False)
-            if buffer.device.type == "meta" and (f"{path}.{name}" if path else name) not in kept
-        ]
-        for name in empty:
-            owner._buffers[name] = torch.zeros(owner._buffers[name].shape, dtype=owner._buffers[name].dtype)
-        if empty:
-            with torch.no_grad():
-                _innermost_model(module, path)._init_weights(owner)
+    """Give values to the buffers that code computes, as transformers' loader does after meta.
+
+    Raises:
+        Unsupported: nothing computes one of them.
+    """
+    empty = [
+        (path, owner, name)
+        for path, owner in module.named_modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.device.type == "meta" and (f"{path}.{name}" if path else name) not in kept
+    ]
+    for _, owner, name in empty:
+        owner._buffers[name] = _uncomputed(owner._buffers[name])
+    with torch.no_grad():
+        for path in dict.fromkeys(path for path, _, _ in empty):
+            _innermost_model(module, path)._init_weights(module.get_submodule(path))
+        for path, owner, name in empty:
+            around = path
+            # A model may compute a buffer once for all of its layers.
+            while around and _is_uncomputed(owner._buffers[name]):
+                around = around.rpartition(".")[0]
+                _innermost_model(module, around)._init_weights(module.get_submodule(around))
+            if _is_uncomputed(owner._buffers[name]):
+                raise Unsupported(
+                    f"The tensor {path}.{name} of {type(module).__name__} is neither in the checkpoint nor computed by "
+                    "the model's code."
+                )
+
+
+def _uncomputed(like: torch.Tensor) -> torch.Tensor:
+    """A tensor that shows when nothing was written into it, but for types that have no value to spare."""
+    value: Any = 0
+    if like.is_floating_point():
+        value = torch.nan
+    elif like.dtype in _WITH_SPARE_VALUE:
+        value = torch.iinfo(like.dtype).min
+    return torch.full(like.shape, value, dtype=like.dtype)
+
+
+def _is_uncomputed(buffer: torch.Tensor) -> bool:
+    if buffer.numel() == 0:
+        return False
+    if buffer.is_floating_point():
+        return bool(buffer.isnan().all())
+    return buffer.dtype in _WITH_SPARE_VALUE and bool((buffer == torch.iinfo(buffer.dtype).min).all())
 
 
 def _innermost_model(module: Any, path: str) -> Any:

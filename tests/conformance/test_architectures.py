@@ -32,6 +32,13 @@ REPRESENTATIVE = {
     "bart": "positions counted from the length of the cache, more layers than the config says",
     "emu3": "a decoder inside a larger config",
     "olmo": "clipped projections, norms without weights",
+    "lfm2": "states of convolutions",
+    "mamba": "states alone, a decay for each element",
+    "bamba": "a decay for each head, written and read by groups of heads",
+    "falcon_h1": "keys, values and states in one layer",
+    "nemotron_h": "layers that keep nothing",
+    "olmo_hybrid": "the gated delta rule",
+    "kimi_linear": "the gated delta rule with a decay for each channel",
 }
 
 

@@ -31,6 +31,9 @@ SENSITIVITY = 20 * TOLERANCE
 # tokens behind them cross the windows of 6.
 PROMPTS = [list(b"The capital of"), list(b"Once."), list(b"Let us see")]
 CHUNK, CTX_LEN, NUM_TOKENS = 8, 32, 12
+# What comes into the same slots behind them: longer and shorter in turn.
+LATER_PROMPTS = [list(b"No"), list(b"Twenty years after"), list(b"Why")]
+LATER_NUM_TOKENS = 2
 # One chunk that is far longer than traced, beyond the 64 tokens that linear attentions work in; a far longer context.
 LONG_PROMPTS = [[32 + (7 * place) % 90 for place in range(length)] for length in (71, 33)]
 LONG_CHUNK, LONG_CTX_LEN, LONG_NUM_TOKENS = 71, 120, 4
@@ -102,10 +105,12 @@ def equal_to_original(snapshot: Path, onnx: Path) -> None:
 
 
 def chunked_with_padding(untouched: Any, onnx: Path) -> tuple[float, float]:
-    """Three rows of different lengths, in chunks that continue the state, and decoding past the window."""
+    """Three rows of different lengths, in chunks that continue the state, and decoding past the window; then others."""
     _require_sensitive(untouched, PROMPTS[0])
     decoder = Decoder(onnx, batch_size=len(PROMPTS), ctx_len=CTX_LEN)
-    return _compared(untouched, decoder, PROMPTS, num_tokens=NUM_TOKENS, chunk=CHUNK)
+    first = _compared(untouched, decoder, PROMPTS, num_tokens=NUM_TOKENS, chunk=CHUNK)
+    later = _compared(untouched, decoder, LATER_PROMPTS, num_tokens=LATER_NUM_TOKENS, chunk=CHUNK)
+    return max(first[0], later[0]), first[1]
 
 
 def one_long_chunk(untouched: Any, onnx: Path) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_a_context_longer_than_the_models_positions_is_refused(context):
     context, _ = context
     with pytest.raises(errors.InvalidInput, match="context length is 128, expected at most the 64 positions"):
         pipeline.run_stage(CompileSpec(ctx_len=128), context=context)
+
+
+def test_calls_longer_than_the_graphs_recurrences_are_refused(context):
+    context, _ = context
+    described = exported.load(context.inputs[ONNX])
+    component = described.components[exported.DECODER]
+    limited = dataclasses.replace(component, max_seq_len=16)
+    dataclasses.replace(described, components={exported.DECODER: limited}).save(context.inputs[ONNX])
+    with pytest.raises(errors.InvalidInput, match="prefill length is 17, expected at most the 16 tokens of a call"):
+        pipeline.run_stage(CompileSpec(ctx_len=32, prefill_len=17), context=context)
 
 
 def test_a_graph_that_the_compiler_refuses_is_a_compiler_error_with_its_words(context):

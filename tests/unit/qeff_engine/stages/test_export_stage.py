@@ -18,7 +18,7 @@ from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.stage import SNAPSHOT, StageContext
 from qeff_engine.stages import export, resolve
 from tests import exported_decoder, tiny
-from tests.parity import checks
+from tests.parity import checks, configs
 
 SIDE_FILE = "decoder.side.bin"
 
@@ -254,20 +254,23 @@ def test_an_architecture_that_transformers_does_not_know_is_unsupported(tmp_path
         resolve.run(checkpoint.resolve_spec(str(source)), StageContext(out=tmp_path, work=tmp_path))
 
 
-def test_a_decoder_without_keys_and_values_is_unsupported(tmp_path):
-    config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=32, state_size=4)
-    transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "source")
-    with pytest.raises(Unsupported, match="MambaForCausalLM takes no KV cache"):
+def test_a_decoder_that_takes_no_cache_is_unsupported(tmp_path):
+    config = transformers.OpenAIGPTConfig(n_embd=16, n_layer=1, n_head=2, vocab_size=32)
+    transformers.OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path / "source")
+    with pytest.raises(Unsupported, match="OpenAIGPTLMHeadModel takes no cache"):
         exported_to(tmp_path / "out", snapshot=tmp_path / "source")
 
 
-def test_a_decoder_with_other_states_beside_keys_and_values_is_unsupported(tmp_path):
-    config = transformers.Lfm2Config(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=32, layer_types=["conv", "full_attention"],
-    )  # fmt: skip
-    transformers.Lfm2ForCausalLM(config).save_pretrained(tmp_path / "source")
-    with pytest.raises(Unsupported, match="keeps a state of the kind LinearAttentionLayer"):
+def test_a_decoder_with_states_of_an_unknown_kind_is_unsupported(tmp_path):
+    configs.model("deepseek_v32").save_pretrained(tmp_path / "source")
+    with pytest.raises(Unsupported, match="keeps a state of the kind DynamicIndexedLayer"):
+        exported_to(tmp_path / "out", snapshot=tmp_path / "source")
+
+
+def test_a_buffer_that_nothing_computes_is_refused(tmp_path, monkeypatch):
+    tiny.save_model(tmp_path / "source", "llama")
+    monkeypatch.setattr(transformers.LlamaPreTrainedModel, "_init_weights", lambda self, module: None)
+    with pytest.raises(Unsupported, match=r"rotary_emb\.inv_freq of LlamaForCausalLM is neither in the checkpoint nor"):
         exported_to(tmp_path / "out", snapshot=tmp_path / "source")
 
 
