@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -16,11 +17,31 @@ from qeff_engine.transforms.cache import LayerLayout
 from qeff_engine.transforms.weightless import fake_weights, is_fake
 
 _PLAIN_TYPES = (int, float, str, bool, type(None), torch.dtype)
-_NOT_COMPARED = ("layer_idx", "training")
+_NUMBER = "layer_idx"
+_NOT_COMPARED = (_NUMBER, "training")
 
 
 class NoFit(Exception):
     """The layers of a model cannot be calls of functions; the message says why."""
+
+
+class NumberUsed(NoFit):
+    """A layer computes with its own number."""
+
+
+class LayerNumber(int):
+    """The number of a layer, to find its cache with; anything else that is done with it makes layers differ by it."""
+
+    def _refused(self, *_: Any) -> Any:
+        raise NumberUsed("a layer computes with its own number")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __floordiv__ = _refused
+    __truediv__ = __rtruediv__ = __float__ = __pow__ = __hash__ = _refused
+    __lt__ = __le__ = __gt__ = __ge__ = _refused
+
+
+class OwnNumber:
+    """Stands among the arguments of a call for the number of the layer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,16 +126,26 @@ def record(run: Callable[[], Any], *, layers: nn.ModuleList, hints: Sequence[Has
     """
     calls: dict[int, Call] = {}
     alike: dict[Hashable, int] = {}
+    by_number: set[Hashable] = set()
     same_as = list(range(len(layers)))
 
     def replaced(number: int, original: Callable[..., Any], signature: Hashable) -> Callable[..., Any]:
+        place = _NumberPlace(original, number=number)
+
         def forward(*args: Any, **kwargs: Any) -> Any:
-            leaves, spec = pytree.tree_flatten((args, kwargs))
+            leaves, spec = pytree.tree_flatten(place.filled(OwnNumber(), args, kwargs))
             key = (signature, tuple(_described(leaf) for leaf in leaves), str(spec))
-            same_as[number] = alike.setdefault(key, number)
-            if same_as[number] == number:
-                outputs, output_spec = pytree.tree_flatten(original(*args, **kwargs))
-                calls[number] = Call(leaves=leaves, spec=spec, outputs=outputs, output_spec=output_spec)
+            if key not in alike and key not in by_number:
+                try:
+                    own_args, own_kwargs = place.filled(LayerNumber(number), args, kwargs)
+                    calls[number] = _call(leaves, spec, results=original(*own_args, **own_kwargs))
+                    alike[key] = number
+                except NumberUsed:
+                    by_number.add(key)
+            if key in by_number:
+                leaves, spec = pytree.tree_flatten((args, kwargs))
+                calls[number] = _call(leaves, spec, results=original(*args, **kwargs))
+            same_as[number] = alike.get(key, number)
             known = calls[same_as[number]]
             return pytree.tree_unflatten(known.outputs, known.output_spec)
 
@@ -127,6 +158,31 @@ def record(run: Callable[[], Any], *, layers: nn.ModuleList, hints: Sequence[Has
     with patching.attributes(changes):
         run()
     return Recording(calls=calls, same_as=same_as)
+
+
+class _NumberPlace:
+    """Where a layer takes its own number."""
+
+    def __init__(self, forward: Callable[..., Any], *, number: int) -> None:
+        names = list(inspect.signature(forward).parameters)
+        self._place = names.index(_NUMBER) if _NUMBER in names else None
+        self._number = number
+
+    def filled(
+        self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with ``value`` there."""
+        place = self._place
+        if place is not None and place < len(args) and args[place] == self._number:
+            return (*args[:place], value, *args[place + 1 :]), kwargs
+        if place is not None and kwargs.get(_NUMBER) == self._number:
+            return args, {**kwargs, _NUMBER: value}
+        return args, kwargs
+
+
+def _call(leaves: list[Any], spec: Any, *, results: Any) -> Call:
+    outputs, output_spec = pytree.tree_flatten(results)
+    return Call(leaves=leaves, spec=spec, outputs=outputs, output_spec=output_spec)
 
 
 def kinds_of(
@@ -163,7 +219,7 @@ def kinds_of(
 def _refuse_hidden_arguments(call: Call, *, number: int) -> None:
     """Refuse a layer without states that may get those of another one in an object that hides tensors."""
     for leaf in call.leaves:
-        if not isinstance(leaf, (torch.Tensor, Cache, *_PLAIN_TYPES)):
+        if not isinstance(leaf, (torch.Tensor, Cache, OwnNumber, *_PLAIN_TYPES)):
             raise NoFit(f"layer {number} keeps nothing and takes a {type(leaf).__name__}")
 
 

@@ -21,26 +21,12 @@ from qeff_engine import exported, patching
 from qeff_engine.onnx_graph import binding, tracing
 from qeff_engine.transforms import kernels
 from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
-from qeff_engine.transforms.layer_calls import Kind, NoFit
+from qeff_engine.transforms.layer_calls import Kind, LayerNumber, NoFit, OwnNumber
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights
 
 DOMAIN = "qeff.layers"
 _CALL_DOMAIN = "qeff.calls"
-
-
-class _LayerIndex(int):
-    """The number of a layer; says so when something is computed with it, since then layers differ by it."""
-
-    used = False
-
-    def _note(self, *_: Any) -> Any:
-        type(self).used = True
-        raise NoFit("a layer computes with its own number")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __floordiv__ = _note
-    __truediv__ = __rtruediv__ = __float__ = __pow__ = _note
-    __lt__ = __le__ = __gt__ = __ge__ = _note
 
 
 class _Body(nn.Module):
@@ -65,10 +51,7 @@ class _Body(nn.Module):
         keys = own.keys if own.keys is not None else slots_BS[:, None]
         cache = RetainedCache([None] * kind.number + [own], order=order, positions_BS=slots_BS, ctx_len=keys.shape[2])
         remaining = iter(tensors)
-        leaves = [
-            next(remaining) if isinstance(leaf, torch.Tensor) else cache if isinstance(leaf, Cache) else leaf
-            for leaf in kind.call.leaves
-        ]
+        leaves = [_argument(leaf, kind=kind, tensors=remaining, cache=cache) for leaf in kind.call.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, kind.call.spec)
         given = dict(zip(kind.weights, weights, strict=True))
         with kernels.replaced(kind.layer, cache=cache):
@@ -79,6 +62,15 @@ class _Body(nn.Module):
         if own.unwritten:
             raise NoFit(f"a layer does not write its {', '.join(sorted(own.unwritten))}")
         return (*outputs, *own.successors())
+
+
+def _argument(leaf: Any, *, kind: Kind, tensors: Iterator[torch.Tensor], cache: RetainedCache) -> Any:
+    """What a layer gets in the place of an argument of the recorded call."""
+    if isinstance(leaf, torch.Tensor):
+        return next(tensors)
+    if isinstance(leaf, OwnNumber):
+        return LayerNumber(kind.number)
+    return cache if isinstance(leaf, Cache) else leaf
 
 
 def _own_cache(kind: Kind, *, order: TokenOrder, states: Sequence[torch.Tensor]) -> Any:
@@ -190,7 +182,7 @@ def _traced(kind: Kind, *, fake_mode: Any) -> ir.Function:
 @contextlib.contextmanager
 def _watched_numbers(layer: nn.Module) -> Iterator[None]:
     owners = [module for module in layer.modules() if type(vars(module).get("layer_idx")) is int]
-    with patching.attributes([(owner, "layer_idx", _LayerIndex(owner.layer_idx)) for owner in owners]):  # type: ignore[arg-type]
+    with patching.attributes([(owner, "layer_idx", LayerNumber(owner.layer_idx)) for owner in owners]):  # type: ignore[arg-type]
         yield
 
 
