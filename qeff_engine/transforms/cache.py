@@ -21,6 +21,7 @@ from qeff_engine.transforms.token_order import TokenOrder
 SCATTER = "com.qualcomm.cloud::CtxScatter"
 
 KEY, VALUE = "past_key", "past_value"
+INDEX = "past_index"  # keys [B, 1, C, D] by which an indexer chooses the positions to attend to
 CONV, RECURRENT = "conv_state", "recurrent_state"
 
 
@@ -94,6 +95,12 @@ class RetainedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has 
         self.values = self._written(VALUE, scatter(self._states[VALUE], self._order.slots_BS, value_states))
         return self.keys, self.values
 
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """Write the index keys of this call [B, S, D] and return those of all positions [B, C, D]."""
+        return self._written(INDEX, scatter(self._states[INDEX], self._order.slots_BS, indexer_key_states[:, None]))[
+            :, 0
+        ]
+
     def before(self, stem: str) -> torch.Tensor:
         """A state without length as this call finds it: zeros where a row begins at position 0."""
         state = self._states[stem]
@@ -163,6 +170,11 @@ class RetainedCache(Cache):  # type: ignore[misc]
         """Update one layer; see :meth:`RetainedLayer.update`."""
         keys, values = self.layers[int(layer_idx)].update(key_states, value_states, *args, **kwargs)
         return keys, values
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        """Update the index keys of one layer; see :meth:`RetainedLayer.update_indexer`."""
+        keys_BCD: torch.Tensor = self.layers[int(layer_idx)].update_indexer(indexer_key_states)
+        return keys_BCD
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor:
         """The last columns that a convolution saw before this call [B, D, K]."""

@@ -18,7 +18,7 @@ from transformers.cache_utils import DummyLayer
 from qeff_engine import exported, patching
 from qeff_engine.architectures import registry
 from qeff_engine.errors import Unsupported
-from qeff_engine.onnx_graph import binding, functions, tracing
+from qeff_engine.onnx_graph import binding, functions, symbolic_sizes, tracing
 from qeff_engine.transforms import experts, kernels, layer_calls, layer_functions, layout, masks, norms, recurrences
 from qeff_engine.transforms.cache import KEY, RECURRENT, LayerLayout, RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import NoFit
@@ -95,6 +95,7 @@ def export_decoder(weightless: WeightlessModel, *, extension: InputExtension | N
         masks.from_positions(),
         norms.fused(module),
         experts.batched(),
+        symbolic_sizes.in_modules(kernels.modules_of(module)),
     ):
         layouts = layout.discover(weightless)
         decoder = Decoder(weightless.module, layouts=layouts, extension=extension).eval()
@@ -133,6 +134,7 @@ class Decoder(nn.Module):
         self.extension = extension
         self.shares_one_state = False
         self._takes = set(inspect.signature(model.forward).parameters)
+        self._takes_positions = "position_ids" in self._takes or _passes_positions_on(model)
         self._first_position = _first_position(model)
         self._cache_argument = layout.cache_argument(model)
 
@@ -200,7 +202,7 @@ class Decoder(nn.Module):
         last_B = position_ids.argmax(1)
         arguments: dict[str, Any] = {self._cache_argument: cache, "use_cache": True}
         positions_BS = position_ids.clamp(min=0)
-        if "position_ids" in self._takes:
+        if self._takes_positions:
             arguments["position_ids"] = positions_BS + self._first_position
         if "return_dict" in self._takes:
             arguments["return_dict"] = True
@@ -291,6 +293,13 @@ def _counts_positions(module: nn.Module) -> bool:
     if not isinstance(module, nn.Embedding) or type(module) is nn.Embedding:
         return False
     return {"position_ids", "past_key_values_length"} <= set(inspect.signature(type(module).forward).parameters)
+
+
+def _passes_positions_on(model: Any) -> bool:
+    """Whether a model hands what it does not name to a decoder inside that takes positions."""
+    kinds = [item.kind for item in inspect.signature(model.forward).parameters.values()]
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return inspect.Parameter.VAR_KEYWORD in kinds and "position_ids" in inspect.signature(decoder.forward).parameters
 
 
 def _first_position(model: nn.Module) -> int:

@@ -6,11 +6,10 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import cache_utils
 from transformers.cache_utils import (
     DummyLayer,
     DynamicCache,
-    DynamicIndexedLayer,
     DynamicLayer,
     LinearAttentionCacheLayerMixin,
 )
@@ -18,8 +17,7 @@ from transformers.cache_utils import (
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import tracing
 from qeff_engine.transforms import layer_calls
-from qeff_engine.transforms.cache import CONV, KEY, RECURRENT, VALUE, LayerLayout, stem_of
-from qeff_engine.transforms.token_order import TokenOrder
+from qeff_engine.transforms.cache import CONV, INDEX, KEY, RECURRENT, VALUE, LayerLayout, stem_of
 from qeff_engine.transforms.weightless import WeightlessModel
 
 _NUM_TOKENS = 3
@@ -66,11 +64,11 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
     """
     model = weightless.module
     argument = cache_argument(model)
-    cache = _ProbeCache(config=model.config)
+    with tracing.untraceable_is_unsupported(type(model).__name__):
+        cache = _ProbeCache(config=model.config)
     _refuse_other_states(cache.layers, name=type(model).__name__)
     with weightless.fake_mode:
         ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
-        cache.order = TokenOrder(torch.arange(_NUM_TOKENS, dtype=torch.int32)[None])
 
     def run() -> None:
         with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
@@ -83,20 +81,11 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
         cache.drop_unused()
         same_as = list(range(len(cache.layers)))
     else:
-        _remind_of_numbers(layers)
         kinds = [type(layer).__name__ for layer in cache.layers]
         same_as = layer_calls.record(run, layers=layers, hints=kinds).same_as
     _refuse_other_states(cache.layers, name=type(model).__name__)  # a model may have added some
     found = [_layout(layer) for layer in cache.layers]
     return [found[same_as[number]] if number < len(same_as) else item for number, item in enumerate(found)]
-
-
-def _remind_of_numbers(layers: nn.ModuleList) -> None:
-    """Number the parts of layers that were told their layer's number and forgot it."""
-    for number, layer in enumerate(layers):
-        for part in layer.modules():
-            if "layer_idx" in inspect.signature(type(part).__init__).parameters and not hasattr(part, "layer_idx"):
-                part.layer_idx = number  # type: ignore[assignment]
 
 
 def _layout(layer: Any) -> LayerLayout | None:
@@ -105,6 +94,9 @@ def _layout(layer: Any) -> LayerLayout | None:
     if keys is not None and values is not None:
         for stem, tensor in ((KEY, keys), (VALUE, values)):
             states[stem] = ("batch_size", int(tensor.shape[1]), "ctx_len", int(tensor.shape[3]))
+    index_keys = getattr(layer, "indexer_keys", None)
+    if index_keys is not None:
+        states[INDEX] = ("batch_size", 1, "ctx_len", int(index_keys.shape[2]))
     for kind, tensors in (
         (CONV, getattr(layer, "conv_states", {})),
         (RECURRENT, getattr(layer, "recurrent_states", {})),
@@ -124,9 +116,10 @@ def _layout(layer: Any) -> LayerLayout | None:
 def _refuse_other_states(layers: list[Any], *, name: str) -> None:
     known = (DynamicLayer, DummyLayer, LinearAttentionCacheLayerMixin)
     for layer in layers:
-        if not isinstance(layer, known) or isinstance(layer, DynamicIndexedLayer):
+        # A kind that a model has for itself keeps more than the common one that it is made from.
+        if not isinstance(layer, known) or type(layer).__module__ != cache_utils.__name__:
             raise Unsupported(
-                f"{name} keeps a state of the kind {type(layer).__name__}, expected keys and values, or states of "
-                "convolutions and recurrences.",
-                advice="Decoders with other states, such as those of an indexer, cannot be exported yet.",
+                f"{name} keeps a state of the kind {type(layer).__name__}, expected keys and values, keys of an "
+                "indexer, or states of convolutions and recurrences.",
+                advice="Decoders with other states cannot be exported yet.",
             )
