@@ -58,7 +58,8 @@ COMMON: Mapping[str, Any] = MappingProxyType(
         # attention to chosen positions
         "index_topk": 6,
         "index_head_dim": 8,
-        "index_n_heads": 4,
+        # So many that hardly any position has a score of exactly 0, between which the choice would be open.
+        "index_n_heads": 8,
         # experts
         "num_experts": 4,
         "num_local_experts": 4,

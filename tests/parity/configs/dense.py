@@ -30,7 +30,7 @@ TABLE: Mapping[str, Entry] = {
     "gptj": entry(rotary_dim=4),
     "granite": entry(attention_multiplier=0.35, residual_multiplier=0.5),
     "helium": entry(),
-    "hrm_text": entry(num_layers_per_stack=2, H_cycles=2, L_cycles=2, L_bp_cycles=[1]),
+    "hrm_text": entry(num_hidden_layers=12, num_layers_per_stack=2, H_cycles=2, L_cycles=2, L_bp_cycles=[1]),
     "hunyuan_v1_dense": entry(),
     "hyperclovax": entry(),
     "internlm3": entry(),

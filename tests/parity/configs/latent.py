@@ -55,5 +55,6 @@ TABLE: Mapping[str, Entry] = {
         zero_expert_num=2,
     ),
     "minicpm3": entry(num_key_value_heads=4, dim_model_base=32),
-    "youtu": entry(num_key_value_heads=4),
+    # transformers makes the padding token's row 0 when it loads.
+    "youtu": entry(num_key_value_heads=4, pad_token_id=None),
 }
