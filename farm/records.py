@@ -193,7 +193,8 @@ class Holding:
     """What a running or queued job takes of one device or host.
 
     Attributes:
-        amount: cores of the device, or slots of the host. What is still draining counts.
+        amount: cores of the device, or slots of the host. What is still draining counts. 0 of a host: a run on its
+            devices, of which only the memory counts here.
         ram_bytes: memory of the host that is reserved for it.
         ends_at: predicted end by the database's clock, already put off when it was exceeded; None when nobody knows.
     """
@@ -261,10 +262,17 @@ class DeviceCapacity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Where jobs may be placed now."""
+    """Where jobs may be placed now.
+
+    Attributes:
+        hosts: with a live node.
+        devices: with a live node.
+        silent_hosts: hosts of such devices that have none: no slot of theirs is to be had, but their memory counts.
+    """
 
     hosts: tuple[HostCapacity, ...]
     devices: tuple[DeviceCapacity, ...]
+    silent_hosts: tuple[HostCapacity, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,7 +281,8 @@ class Assignment:
 
     Attributes:
         device_ids: the devices whose cores it gets, that of the node first; empty for a host slot.
-        ram_bytes: memory of the host to reserve for a job of which none was predicted; 0 when the prediction stands.
+        ram_bytes: memory of the host to reserve for a stage of which none was predicted; 0 when the prediction stands,
+            and of a run of which nobody knows what it takes.
     """
 
     job_id: int

@@ -144,7 +144,7 @@ def _stray_slots(database: Database) -> Iterator[Finding]:
 
 
 def _stray_cores(database: Database) -> Iterator[Finding]:
-    """Cores that attempts hold which have ended; those of a lost one may drain."""
+    """Cores, and with them the memory of runs, that attempts hold which have ended; those of a lost one may drain."""
     query = (
         sa.select(core_leases.c.job_id, core_leases.c.attempt, attempts.c.state)
         .join(attempts, _of(core_leases))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from farm.db import insert_all, now
 from farm.errors import NoCapacity, StaleTransition
 from farm.lifecycle import leadership, results
-from farm.lifecycle.leases import CoresOfDevices, SlotsOfHost
+from farm.lifecycle.leases import CoresOfDevices, RoomOfHost
 from farm.lifecycle.transitions import hold_graph, move, move_all, move_each
 from farm.models import artifacts, attempts, edges, jobs, nodes
 from farm.records import Claim, Claims, Grant
@@ -53,7 +53,7 @@ def claim(
 
     Raises:
         StaleTransition: the message is late or a duplicate: there is nothing to do.
-        NoCapacity: cores or slots are taken; the caller rolls back and gives the job back.
+        NoCapacity: cores, slots or memory are taken; the caller rolls back and gives the job back.
     """
     claims = claim_all(connection, [(job_id, attempt)], node_id=node_id, lease_s=lease_s, run_limits_s=run_limits_s)
     for reason in claims.refused.values():
@@ -156,7 +156,7 @@ def _queued(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> list[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Place:
-    """What an attempt gets: cores, or a slot with some of the host's memory."""
+    """What an attempt gets: cores or a slot, with some of the host's memory."""
 
     grants: tuple[Grant, ...] = ()
     ram_bytes: int = 0
@@ -171,13 +171,14 @@ class _Room:
 
     def __init__(self, connection: sa.Connection, *, node_id: int, wanted: Sequence[Any]) -> None:
         self._node = connection.execute(_NODE, {"node": node_id}).one()
+        # The host's row before those of its devices: a registration takes them in this order, too.
+        self._host: RoomOfHost | None = None
+        if any(not job.num_cores or job.ram_bytes for job in wanted):
+            self._host = RoomOfHost(connection, self._node.host_id)
         device_ids = {device_id for job in wanted if job.num_cores for device_id in self._devices(job)}
         self._cores: CoresOfDevices | None = None
         if device_ids:
             self._cores = CoresOfDevices(connection, device_ids, host_id=self._node.host_id)
-        self._slots: SlotsOfHost | None = None
-        if any(not job.num_cores for job in wanted):
-            self._slots = SlotsOfHost(connection, self._node.host_id)
 
     def _devices(self, job: Any) -> list[int]:
         return job.placed_on or [self._node.device_id]
@@ -194,17 +195,21 @@ class _Room:
         if job.held:
             raise NoCapacity("Its submission is paused.")
         key = {"job_id": job.id, "attempt": job.attempt, "at": at}
-        if self._slots is not None and not job.num_cores:
-            return _Place(ram_bytes=self._slots.take(ram_bytes=job.ram_bytes, **key))
+        if self._host is not None and not job.num_cores:
+            return _Place(ram_bytes=self._host.take(ram_bytes=job.ram_bytes, **key))
         device_ids = self._devices(job)
         if self._cores is None or self._node.device_id != device_ids[0] or len(device_ids) != job.num_devices:
             raise NoCapacity("The job was sent to devices that are not those of the node.")
+        # Of a run of which nobody knows what it takes, nothing is reserved.
+        ram_bytes = self._host.ram_for(job.ram_bytes) if self._host is not None else 0
         grants = self._cores.take(device_ids, num_cores=job.num_cores, exclusive=job.exclusive, **key)
-        return _Place(grants=grants)
+        if self._host is not None:
+            self._host.reserve(ram_bytes)
+        return _Place(grants=grants, ram_bytes=ram_bytes)
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was taken; the attempts are written already."""
-        for taken in (self._cores, self._slots):
+        for taken in (self._cores, self._host):
             if taken is not None:
                 taken.write(connection)
 

@@ -1,4 +1,8 @@
-"""Cores and host slots held by attempts. The primary keys of both tables make a double allocation impossible."""
+"""Cores, host slots and memory held by attempts. The primary keys of both tables make a double allocation impossible.
+
+A host's memory is reserved with a slot, or with cores of its devices: a run has what its attempt says
+(``attempts.ram_bytes``) for as long as it has cores, whether they are held or drain.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import sqlalchemy as sa
 from farm.db import insert_all
 from farm.errors import NoCapacity
 from farm.lifecycle.transitions import chunks
-from farm.models import core_leases, cores, devices, host_leases, hosts
+from farm.models import attempts, core_leases, cores, devices, host_leases, hosts
 from farm.records import Grant
 
 RAM_SHARE = 0.9  # of a host's memory; the rest is for its nodes, their fork servers and the operating system
@@ -44,6 +48,15 @@ _HOST = (
 _HELD_SLOTS = sa.select(host_leases.c.slot, host_leases.c.ram_bytes).where(
     host_leases.c.host_id == sa.bindparam("host")
 )
+
+RAM_OF_RUNS = (  # what attempts with cores of a host's devices have of its memory, each once
+    sa.select(devices.c.host_id, core_leases.c.job_id, core_leases.c.attempt, attempts.c.ram_bytes)
+    .join(devices, devices.c.id == core_leases.c.device_id)
+    .join(attempts, sa.and_(attempts.c.job_id == core_leases.c.job_id, attempts.c.number == core_leases.c.attempt))
+    .where(attempts.c.ram_bytes > 0)
+    .distinct()
+)
+_RAM_OF_RUNS_HERE = RAM_OF_RUNS.where(devices.c.host_id == sa.bindparam("host"))
 
 
 def ram_budget(ram_bytes: int) -> int:
@@ -125,15 +138,19 @@ class CoresOfDevices:
         insert_all(connection, core_leases, self._taken)
 
 
-class SlotsOfHost:
-    """Free slots and memory of one host, as :class:`CoresOfDevices` has the cores of devices."""
+class RoomOfHost:
+    """Free slots and memory of one host, as :class:`CoresOfDevices` has the cores of devices.
+
+    The host's row is locked before those of its devices.
+    """
 
     def __init__(self, connection: sa.Connection, host_id: int) -> None:
         self._host_id = host_id
         self._host = connection.execute(_HOST, {"host": host_id}).one()
         held = {row.slot: row.ram_bytes for row in connection.execute(_HELD_SLOTS, {"host": host_id})}
+        runs = sum(row.ram_bytes for row in connection.execute(_RAM_OF_RUNS_HERE, {"host": host_id}))
         self._free = [number for number in range(self._host.num_slots) if number not in held]
-        self._left_bytes = max(0, ram_budget(self._host.ram_bytes) - sum(held.values()))
+        self._left_bytes = max(0, ram_budget(self._host.ram_bytes) - sum(held.values()) - runs)
         self._taken: list[dict[str, Any]] = []
 
     def take(self, *, ram_bytes: int, job_id: int, attempt: int, at: float) -> int:
@@ -146,26 +163,37 @@ class SlotsOfHost:
             at: the database's time.
 
         Raises:
-            NoCapacity: all are held, or their stages leave too little memory, or the host is drained.
+            NoCapacity: all are held, or stages and runs leave too little memory, or the host is drained.
         """
         host = self._host
         if host.drained is not None:
             raise NoCapacity(f"Host {host.name} is drained.")
         if not self._free:
             raise NoCapacity(f"All {host.num_slots} slots of the host are held.")
-        if ram_bytes:
-            reserved = min(ram_bytes, ram_budget(host.ram_bytes))
-        else:
-            reserved = min(ram_of_slot(ram_bytes=host.ram_bytes, num_slots=host.num_slots), self._left_bytes)
-        if reserved > self._left_bytes:
-            raise NoCapacity(
-                f"Host {host.name} has {self._left_bytes >> 20} MiB of memory left for stages, "
-                f"{reserved >> 20} MiB are needed."
-            )
-        self._left_bytes -= reserved
+        share = ram_of_slot(ram_bytes=host.ram_bytes, num_slots=host.num_slots)
+        reserved = self.ram_for(ram_bytes or min(share, self._left_bytes))
+        self.reserve(reserved)
         key = {"host_id": self._host_id, "job_id": job_id, "attempt": attempt, "since": at}
         self._taken.append({**key, "slot": self._free.pop(0), "ram_bytes": reserved})
         return reserved
+
+    def ram_for(self, ram_bytes: int) -> int:
+        """What an attempt gets that is predicted to need so much: at most all that the host has for attempts.
+
+        Raises:
+            NoCapacity: stages and runs leave less.
+        """
+        wanted = min(ram_bytes, ram_budget(self._host.ram_bytes))
+        if wanted > self._left_bytes:
+            raise NoCapacity(
+                f"Host {self._host.name} has {self._left_bytes >> 20} MiB of memory left for stages and runs, "
+                f"{wanted >> 20} MiB are needed."
+            )
+        return wanted
+
+    def reserve(self, ram_bytes: int) -> None:
+        """Take so much of the memory that is left; it is the attempt's row that remembers it."""
+        self._left_bytes -= ram_bytes
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was taken; the attempts are written already."""
@@ -186,7 +214,9 @@ def release_all(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> N
 
 
 def drain(connection: sa.Connection, job_id: int, *, attempt: int, at: float) -> None:
-    """The attempt is lost: its slot is free, its cores are not until their host confirms that nothing runs there."""
+    """The attempt is lost: its slot is free; cores, and the memory of a run, are not until their host confirms that
+    nothing runs there.
+    """
     connection.execute(
         sa.update(core_leases)
         .where(core_leases.c.job_id == job_id, core_leases.c.attempt == attempt)

@@ -3,7 +3,8 @@
 Jobs are taken by score. A job goes where the fewest cores stay free (best fit), a host stage where most slots are. The
 first jobs without room have places kept for them, and jobs behind may still start there if they end before the kept
 place is needed or leave it enough: EASY backfill (Lifka 1995; Mu'alem and Feitelson 2001), with a reservation per
-device. A job that spans devices of a host gets all of them at once or none.
+device. A job that spans devices of a host gets all of them at once or none. What stages in a host's slots and runs on
+its devices take of its memory is kept in the same way.
 
 A round remembers nothing: places are kept anew in each, from what is running then. So that predictions which are
 always wrong cannot starve anybody, the first job without room has its place emptied once it is overdue: nothing
@@ -99,11 +100,11 @@ class _Round:
             demand.failed_s = takes_s
             return False
         reason = reasons.given(job, demand, chosen)
+        head = chosen[0]
         for found in chosen:
             amount, ram_bytes = demand.wants(found)
-            found.give(job.id, amount, ram_bytes, until=until)
+            found.give(job.id, amount, ram_bytes if found is head else 0, until=until)
         self._forecasts[demand.of_device].give(demand, _known(job.expected_s))
-        head = chosen[0]
         self._assignments.append(
             Assignment(
                 job_id=job.id,
@@ -172,9 +173,11 @@ class _Round:
         if not bins:
             return None
         for found in bins:
-            amount, ram_bytes = demand.wants(found)
-            free, free_ram_bytes = found.free_at(at) if at is not None else (amount, ram_bytes)
-            found.kept = Kept(job_id=job.id, at=at, extra=free - amount, extra_ram_bytes=free_ram_bytes - ram_bytes)
+            amount, _ = demand.wants(found)
+            free = found.free_at(at) if at is not None else amount
+            found.kept = Kept(job_id=job.id, at=at, extra=free - amount)
+        _, ram_bytes = demand.wants(bins[0])
+        bins[0].memory.keep(job.id, ram_bytes, at=at, now=self._now, takes_s=_known(job.reserved_s))
         self._num_kept[demand.of_device] += 1
         return reasons.kept(demand, bins, at=at, after=after, now=self._now)
 
@@ -186,7 +189,7 @@ def _known(seconds: float | None) -> float:
 def _open(demand: Demand, found: Bin, *, until: float) -> bool:
     """Whether a job may start on this bin now."""
     amount, ram_bytes = demand.wants(found)
-    return found.has(amount, ram_bytes) and (found.kept is None or found.lets(amount, ram_bytes, until=until))
+    return found.has(amount, ram_bytes) and found.lets(amount, ram_bytes, until=until)
 
 
 def _first(demand: Demand, *, until: float) -> Sequence[Bin]:
@@ -210,7 +213,7 @@ def _tightest(job: ReadyJob, demand: Demand, *, until: float) -> Sequence[Bin]:
 def _roomiest(demand: Demand, *, until: float) -> Sequence[Bin]:
     """The host with most free slots, then most free memory: stages share a host's processors, so they are spread."""
     fitting = [found for found in demand.bins if _open(demand, found, until=until)]
-    return [max(fitting, key=lambda found: (found.free, found.free_ram_bytes, -found.number))] if fitting else ()
+    return [max(fitting, key=lambda found: (found.free, found.memory.free, -found.number))] if fitting else ()
 
 
 def _together(demand: Demand, *, until: float) -> Sequence[Bin]:

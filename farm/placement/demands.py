@@ -23,7 +23,7 @@ class Demand:
         amount: cores of each device, or one slot.
         num_devices: devices of one host, all at once; 1 for a slot.
         exclusive: only whole, idle devices will do.
-        ram_bytes: of a host; 0 when nobody knows or nothing is counted.
+        ram_bytes: of a host; 0 when nobody knows.
         bins: where the jobs could run if those were empty.
         refusal: why there is no such place, for people; empty when there are some.
         failed_s: a job of this shape that takes so long finds no room in this round; shorter ones may.
@@ -44,7 +44,7 @@ class Demand:
     failure: str = ""
 
     def wants(self, found: Bin) -> tuple[int, int]:
-        """Cores or slots, and memory, that a job takes of this bin."""
+        """Cores or slots that a job takes of this bin, and memory of the bin's host, once for all of its bins."""
         return found.total if self.exclusive else self.amount, found.ram_for(self.stage, self.ram_bytes)
 
     @property
@@ -86,7 +86,7 @@ class Demands:
             amount=job.num_cores or 1,
             num_devices=max(1, job.num_devices) if of_device else 1,
             exclusive=job.exclusive and of_device,
-            ram_bytes=0 if of_device else job.ram_bytes,
+            ram_bytes=job.ram_bytes,
             bins=self._devices if of_device else self._hosts,
             refusal="",
         )
@@ -162,13 +162,18 @@ def _narrow(demand: Demand) -> str:
     fitting = [found for found in demand.bins if found.total >= demand.amount]
     if not fitting:
         return f"It needs {demand.amount} cores, and the widest device that it may use has {widest}."
-    if not demand.of_device and demand.ram_bytes:
-        most = max(found.ram_bytes for found in fitting)
-        # What wants more memory than any host has runs alone on the largest.
-        fitting = [found for found in fitting if not found.ram_bytes or found.ram_bytes >= min(demand.ram_bytes, most)]
     if demand.num_devices > 1:
-        most = max(collections.Counter(found.host_id for found in fitting).values())
-        if most < demand.num_devices:
-            return f"It spans {demand.num_devices} devices of one host, and no host has more than {most} that fit."
+        counted = collections.Counter(found.host_id for found in fitting)
+        if max(counted.values()) < demand.num_devices:
+            return (
+                f"It spans {demand.num_devices} devices of one host, and no host has more than "
+                f"{max(counted.values())} that fit."
+            )
+        fitting = [found for found in fitting if counted[found.host_id] >= demand.num_devices]
+    if demand.ram_bytes:
+        most = max(found.memory.total for found in fitting)
+        # What wants more memory than any host has runs alone on the largest.
+        least = min(demand.ram_bytes, most)
+        fitting = [found for found in fitting if not found.memory.total or found.memory.total >= least]
     demand.bins = fitting
     return ""

@@ -18,7 +18,7 @@ class Forecasts:
     def __init__(self, bins: Sequence[Bin], *, now: float) -> None:
         self._width = max(1, sum(found.total for found in bins))
         self._ahead = sum(  # core-seconds or slot-seconds
-            amount * (ends_at - now) for found in bins for ends_at, _, amount, _ in found.ends if math.isfinite(ends_at)
+            amount * (ends_at - now) for found in bins for ends_at, _, amount in found.ends if math.isfinite(ends_at)
         )
 
     def give(self, demand: Demand, expected_s: float) -> None:

@@ -16,9 +16,9 @@ def given(job: ReadyJob, demand: Demand, chosen: Sequence[Bin]) -> str:
     """Why a job starts where it does; asked for before the bins are given."""
     names = _list([found.name for found in chosen])
     head = chosen[0]
+    memory = demand.wants(head)[1]
     if not demand.of_device:
-        memory = demand.wants(head)[1]
-        with_memory = f" with {memory / 2**30:.1f} GiB of its memory" if memory else ""
+        with_memory = f" with {_gib(memory)} of its memory" if memory else ""
         text = f"a slot of {names}{with_memory}"
     elif demand.exclusive:
         text = f"all of {names}"
@@ -26,9 +26,12 @@ def given(job: ReadyJob, demand: Demand, chosen: Sequence[Bin]) -> str:
         text = f"{demand.amount} cores each of {names}"
     else:
         text = f"{demand.amount} cores of {names}, which leaves {head.free - demand.amount} free"
+    if demand.of_device and memory:
+        text += f"; {_gib(memory)} of {head.found.host}'s memory"
     if demand.of_device and job.model and all(job.model in found.warm for found in chosen):
         text += "; it has run this model lately"
-    ahead = sorted({found.kept.job_id for found in chosen if found.kept is not None})
+    kept_for = [found.kept.job_id for found in chosen if found.kept is not None]
+    ahead = sorted({*kept_for, *(head.memory.keepers() if memory else ())})
     return f"{text}; {_jobs(ahead)} can still start in time" if ahead else text
 
 
@@ -66,6 +69,10 @@ def _failure(demand: Demand) -> str:
             f"{found.name} has room, but is kept for j{found.kept.job_id}, which is ahead of it "
             "and would have to wait longer."
         )
+    for found in demand.bins:
+        keepers = found.memory.keepers() if demand.wants(found)[1] else []
+        if keepers and found.kept is None and found.has(*demand.wants(found)):
+            return f"{found.found.host} has the memory, but keeps it for {_jobs(keepers)}, ahead of it."
     return _needs(demand)
 
 
@@ -81,14 +88,27 @@ def _needs(demand: Demand) -> str:
     if not demand.of_device:
         if any(found.free for found in demand.bins):
             least = min(demand.wants(found)[1] for found in demand.bins)
-            return f"It needs {least / 2**30:.1f} GiB of memory beside a host slot, and no host has both free."
+            return f"It needs {_gib(least)} of memory beside a host slot, and no host has both free."
         return "It needs a host slot, and none is free."
+    return f"{_needs_of_devices(demand)}{_and_memory(demand)}."
+
+
+def _and_memory(demand: Demand) -> str:
+    """What is missing of memory where there are cores."""
+    wide_enough = [found for found in demand.bins if found.free >= demand.wants(found)[0]]
+    if not wide_enough or any(found.has(*demand.wants(found)) for found in wide_enough):
+        return ""
+    least = min(demand.wants(found)[1] for found in wide_enough)
+    return f" and {_gib(least)} of its host's memory, and no host has both free"
+
+
+def _needs_of_devices(demand: Demand) -> str:
     if demand.exclusive:
         idle = "an idle device" if demand.num_devices == 1 else f"{demand.num_devices} idle devices of one host"
-        return f"It needs {idle} to itself."
+        return f"It needs {idle} to itself"
     if demand.num_devices > 1:
-        return f"It needs {_cores(demand.amount)} on each of {demand.num_devices} devices of one host."
-    return f"It needs {_cores(demand.amount)} on one device."
+        return f"It needs {_cores(demand.amount)} on each of {demand.num_devices} devices of one host"
+    return f"It needs {_cores(demand.amount)} on one device"
 
 
 def _jobs(ids: Sequence[int]) -> str:
@@ -108,3 +128,7 @@ def _list(words: Sequence[str]) -> str:
 
 def _cores(count: int) -> str:
     return "1 free core" if count == 1 else f"{count} free cores"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

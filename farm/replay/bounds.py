@@ -1,10 +1,11 @@
 """What no schedule can beat: a lower bound of a trace's makespan.
 
-Three arguments, each over all tasks that cannot start before some moment and the least that is behind each of them:
-the work divided by what the machines can do at once; the longest chain; and tasks that do not fit beside each other.
-The last one gives each task a weight by its width and asks how much weight a device can hold at the same time (dual
-feasible functions, Fekete and Schepers 2001, with the capacity of each device found exactly), so that sixteen cores do
-not count as two free halves when only tasks of nine or more are left.
+Four arguments, each over all tasks that cannot start before some moment and the least that is behind each of them:
+the work divided by what the machines can do at once; the same of the hosts' memory, which stages and runs share; the
+longest chain; and tasks that do not fit beside each other. The last one gives each task a weight by its width and asks
+how much weight a device can hold at the same time (dual feasible functions, Fekete and Schepers 2001, with the capacity
+of each device found exactly), so that sixteen cores do not count as two free halves when only tasks of nine or more are
+left.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from farm.placement.bins import Bin, bins_of
@@ -55,15 +57,21 @@ def makespan(trace: Trace, *, unplaceable: Iterable[int] = ()) -> Bound:
     devices, hosts = bins_of(trace.capacity, now=0.0, predicted=True)
     demands = Demands(devices, hosts)
     groups: dict[frozenset[int], list[_Piece]] = collections.defaultdict(list)
+    by_host: dict[frozenset[int], list[_Piece]] = collections.defaultdict(list)
+    ram = {found.host_id: found.memory.total for found in [*devices, *hosts]}
     for task in tasks:
         demand = demands.of(as_job(task))
         piece = _Piece(task=task, width=_width(demand), head_s=heads[task.id] - start, tail_s=tails[task.id])
         groups[frozenset(found.node_id for found in demand.bins)].append(piece)
+        by_host[frozenset(found.host_id for found in demand.bins)].append(piece)
     bins = {found.node_id: found for found in [*devices, *hosts]}
     for places in groups:
         mine = [piece for others, pieces in groups.items() if others <= places for piece in pieces]
         for bound in _of_places(mine, [bins[place] for place in sorted(places)]):
             best = max(best, bound, key=lambda one: one.seconds)
+    for places in by_host:
+        mine = [piece for others, pieces in by_host.items() if others <= places for piece in pieces]
+        best = max(best, _of_memory(mine, [ram[place] for place in sorted(places)]), key=lambda one: one.seconds)
     return best
 
 
@@ -79,7 +87,7 @@ def as_job(task: Task) -> ReadyJob:
         num_devices=task.num_devices,
         exclusive=task.exclusive,
         needs=task.needs,
-        ram_bytes=0 if task.num_cores else task.peak_rss_bytes,
+        ram_bytes=task.peak_rss_bytes,
     )
 
 
@@ -108,16 +116,23 @@ def _tails(tasks: Sequence[Task]) -> dict[int, float]:
 
 
 def _of_places(pieces: Sequence[_Piece], bins: Sequence[Bin]) -> Iterable[Bound]:
-    sizes, ram = [found.total for found in bins], sum(found.ram_bytes for found in bins)
+    sizes = [found.total for found in bins]
     widths = sorted({piece.width for piece in pieces})
     for name, weight in _weights(widths, largest=max(sizes)):
         capacity = sum(_capacity(size, widths, weight) for size in sizes)
         if capacity:
             loads = [piece.task.seconds * piece.task.num_devices * weight(piece.width) / capacity for piece in pieces]
             yield Bound(seconds=_staggered(pieces, loads), argument=name)
-    if ram:
-        loads = [piece.task.seconds * piece.task.peak_rss_bytes / ram for piece in pieces]
-        yield Bound(seconds=_staggered(pieces, loads), argument="memory")
+
+
+def _of_memory(pieces: Sequence[_Piece], sizes: Sequence[int]) -> Bound:
+    """Memory times seconds by the memory of hosts; a task that wants more than a host has gets all of it.
+
+    A host whose memory is not counted, which is one of 0 bytes, bounds nothing.
+    """
+    most, ram = max(sizes), sum(sizes) if all(sizes) else math.inf
+    loads = [piece.task.seconds * min(piece.task.peak_rss_bytes, most) / ram for piece in pieces]
+    return Bound(seconds=_staggered(pieces, loads), argument="memory")
 
 
 def _weights(widths: Sequence[int], *, largest: int) -> Iterable[tuple[str, _Weight]]:

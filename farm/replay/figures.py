@@ -136,46 +136,63 @@ def promised_s(trace: Trace, runs: Sequence[Run]) -> list[tuple[Run, float]]:
 
     While a task waits, at least half of the places that it may have are at work, apart from the time of the two longest
     tasks: one that was running when it came, and one that its place was kept free for. A host is at work as far as
-    its slots or its memory are taken, whichever is more.
+    its slots or its memory are taken, whichever is more, by runs on its devices, too. For a run that has memory of its
+    host reserved, a device is also at work as far as that memory is taken.
     """
     devices, hosts = bins_of(trace.capacity, now=0.0, predicted=True)
     demands = Demands(devices, hosts)
     by_device = {found.device_id: found for found in devices}
     by_node = {found.node_id: found for found in hosts}
+    nodes = {found.host_id: found.node_id for found in hosts}
+    of_memory: dict[int, list[tuple[float, float, float]]] = collections.defaultdict(list)  # by host
     busy: dict[int, list[tuple[float, float, float]]] = collections.defaultdict(list)
     longest_s = {True: 0.0, False: 0.0}
+    longest_of_memory_s = 0.0
     for run in runs:
         of_device = bool(run.device_ids)
         longest_s[of_device] = max(longest_s[of_device], run.task.seconds)
-        for place in [by_device[device_id] for device_id in run.device_ids] or [by_node[run.node_id]]:
-            of_ram = run.ram_bytes / place.ram_bytes if place.ram_bytes else 0.0
-            part = max(max(1, run.task.num_cores) / place.total, of_ram)
-            busy[place.node_id].append((run.started_at, run.ended_at, part))
+        places = [by_device[device_id] for device_id in run.device_ids] or [by_node[run.node_id]]
+        of_ram = run.ram_bytes / places[0].memory.total if run.ram_bytes else 0.0
+        if of_ram:
+            longest_of_memory_s = max(longest_of_memory_s, run.task.seconds)
+            of_memory[places[0].host_id].append((run.started_at, run.ended_at, of_ram))
+            if of_device:
+                busy[nodes[places[0].host_id]].append((run.started_at, run.ended_at, of_ram))
+        for place in places:
+            part = max(1, run.task.num_cores) / place.total
+            busy[place.node_id].append((run.started_at, run.ended_at, part if of_device else max(part, of_ram)))
     promised = []
     for run in runs:
         bins = demands.of(bounds.as_job(run.task)).bins
+        shares_memory = bool(run.ram_bytes and run.device_ids)
         work_s = sum(
             part * (min(ended_at, run.started_at) - max(started_at, run.ready_at))
             for found in bins
-            for started_at, ended_at, part in busy[found.node_id]
+            for started_at, ended_at, part in [
+                *busy[found.node_id],
+                *(of_memory[found.host_id] if shares_memory else ()),
+            ]
             if started_at < run.started_at and ended_at > run.ready_at
         )
-        promised.append((run, work_s / (_SPEED * len(bins)) + 2 * longest_s[bool(run.device_ids)]))
+        longest = max(longest_s[bool(run.device_ids)], longest_of_memory_s if run.ram_bytes else 0.0)
+        promised.append((run, work_s / (_SPEED * len(bins)) + 2 * longest))
     return promised
 
 
 def _memory(trace: Trace, runs: Iterable[Run]) -> float:
     """The largest part of a host's memory that was really in use."""
-    ram = {host.node_id: host.ram_bytes for host in trace.capacity.hosts}
+    ram = {host.host_id: host.ram_bytes for host in trace.capacity.hosts}
+    host_ids = {one.node_id: one.host_id for one in trace.capacity.hosts}
+    host_ids |= {one.node_id: one.host_id for one in trace.capacity.devices}
     changes: dict[int, list[tuple[float, int]]] = collections.defaultdict(list)
     for run in runs:
-        if not run.device_ids:
-            changes[run.node_id].append((run.ended_at, -run.task.peak_rss_bytes))
-            changes[run.node_id].append((run.started_at, run.task.peak_rss_bytes))
+        host_id = host_ids[run.node_id]
+        changes[host_id].append((run.ended_at, -run.task.peak_rss_bytes))
+        changes[host_id].append((run.started_at, run.task.peak_rss_bytes))
     most = 0.0
-    for node_id, found in changes.items():
+    for host_id, found in changes.items():
         used = 0
         for _, change in sorted(found):
             used += change
-            most = max(most, used / ram[node_id] if ram[node_id] else 0.0)
+            most = max(most, used / ram[host_id] if ram.get(host_id) else 0.0)
     return most

@@ -141,7 +141,7 @@ class _Farm:
             num_devices=task.num_devices,
             exclusive=task.exclusive,
             needs=task.needs,
-            ram_bytes=found.ram_bytes if not task.num_cores else 0,
+            ram_bytes=found.ram_bytes,
             expected_s=found.expected_s,
             reserved_s=found.reserved_s,
             model=task.model,
@@ -237,7 +237,9 @@ class _Machines:
     def __init__(self, capacity: Capacity) -> None:
         self._hosts = {host.node_id: host for host in capacity.hosts}
         self._devices = {device.device_id: device for device in capacity.devices}
+        self._nodes = {host.host_id: host.node_id for host in capacity.hosts}
         self._on_host: dict[int, set[int]] = {node_id: set() for node_id in self._hosts}
+        self._in_memory: dict[int, set[int]] = {node_id: set() for node_id in self._hosts}  # runs on its devices
         self._on_device: dict[int, set[int]] = {device_id: set() for device_id in self._devices}
         self._warm: dict[int, collections.deque[str]] = {
             device_id: collections.deque(maxlen=_NUM_WARM) for device_id in self._devices
@@ -245,7 +247,14 @@ class _Machines:
 
     def ram_for(self, chosen: Assignment, job: ReadyJob) -> int:
         """Memory that is reserved for a job as predicted: at most all that its host has."""
-        return 0 if chosen.device_ids else min(job.ram_bytes, self._hosts[chosen.node_id].ram_bytes)
+        node_id = self._host_of(chosen)
+        return 0 if node_id is None else min(job.ram_bytes, self._hosts[node_id].ram_bytes)
+
+    def _host_of(self, placed: Assignment | _Running) -> int | None:
+        """The node of the host that something is placed on; None of devices whose host is not in the trace."""
+        if not placed.device_ids:
+            return placed.node_id
+        return self._nodes.get(self._devices[placed.device_ids[0]].host_id)
 
     def take(self, running: _Running) -> None:
         """A task starts."""
@@ -253,15 +262,17 @@ class _Machines:
             self._on_device[device_id].add(running.task.id)
             if running.task.model not in self._warm[device_id]:
                 self._warm[device_id].append(running.task.model)
-        if not running.device_ids:
-            self._on_host[running.node_id].add(running.task.id)
+        node_id = self._host_of(running)
+        if node_id is not None:
+            (self._in_memory if running.device_ids else self._on_host)[node_id].add(running.task.id)
 
     def give_back(self, running: _Running) -> None:
         """A task ends."""
         for device_id in running.device_ids:
             self._on_device[device_id].remove(running.task.id)
-        if not running.device_ids:
-            self._on_host[running.node_id].remove(running.task.id)
+        node_id = self._host_of(running)
+        if node_id is not None:
+            (self._in_memory if running.device_ids else self._on_host)[node_id].remove(running.task.id)
 
     def capacity(self, running: Mapping[int, _Running], *, now: float) -> Capacity:
         """What is free now."""
@@ -272,11 +283,15 @@ class _Machines:
 
     def _host(self, host: HostCapacity, running: Mapping[int, _Running], *, now: float) -> HostCapacity:
         held = [running[task_id] for task_id in sorted(self._on_host[host.node_id])]
+        runs = [running[task_id] for task_id in sorted(self._in_memory[host.node_id])]
         return dataclasses.replace(
             host,
             free_slots=host.num_slots - len(held),
-            free_ram_bytes=host.ram_bytes - sum(one.ram_bytes for one in held),
-            holdings=tuple(_holding(one, amount=1, now=now) for one in held),
+            free_ram_bytes=host.ram_bytes - sum(one.ram_bytes for one in (*held, *runs)),
+            holdings=(
+                *(_holding(one, amount=1, now=now) for one in held),
+                *(_holding(one, amount=0, now=now) for one in runs),
+            ),
         )
 
     def _device(self, device: DeviceCapacity, running: Mapping[int, _Running], *, now: float) -> DeviceCapacity:

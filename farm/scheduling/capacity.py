@@ -76,6 +76,8 @@ def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
     usable = {row.device_id: row.cores for row in connection.execute(_USABLE)}
     taken = _taken(connection, usable=usable, at=at)
     healthy = {row.id: row for row in connection.execute(_HEALTHY)}
+    of_hosts = {row.host_id: row for row in alive if row.kind == "host"}
+    silent = {row.host_id: row for row in alive if row.host_id not in of_hosts}
     return Capacity(
         hosts=tuple(
             _host(row, taken.of_host[row.host_id], queued_s=taken.queued_s[row.host_id])
@@ -89,6 +91,7 @@ def capacity(connection: sa.Connection, *, max_age_s: float) -> Capacity:
             for row in alive
             if row.kind == "device" and row.device_id in healthy
         ),
+        silent_hosts=tuple(_host(row, taken.of_host[host_id], queued_s=0.0) for host_id, row in silent.items()),
     )
 
 
@@ -128,11 +131,17 @@ def _taken(connection: sa.Connection, *, usable: Mapping[int, int], at: float) -
         holder = running.get((row.job_id, row.attempt))
         ends_at = _ends_at(holder, at=at) if holder is not None else None
         of_host[row.host_id].append(Holding(job_id=row.job_id, amount=1, ram_bytes=row.ram_bytes, ends_at=ends_at))
+    for row in connection.execute(leases.RAM_OF_RUNS):
+        holder = running.get((row.job_id, row.attempt))
+        ends_at = _ends_at(holder, at=at) if holder is not None else None
+        of_host[row.host_id].append(Holding(job_id=row.job_id, amount=0, ram_bytes=row.ram_bytes, ends_at=ends_at))
     for row in connection.execute(_QUEUED):
         common = {"job_id": row.id, "ends_at": at + _reserved_s(row), "exclusive": row.exclusive}
         if not row.num_cores:
             of_host[row.host_id].append(Holding(amount=1, ram_bytes=row.ram_bytes, **common))
             queued_s[row.host_id] += _reserved_s(row)
+        elif row.ram_bytes:
+            of_host[row.host_id].append(Holding(amount=0, ram_bytes=row.ram_bytes, **common))
         for device_id in (row.placed_on or [row.device_id]) if row.num_cores else ():
             amount = usable.get(device_id, 0) if row.exclusive else row.num_cores
             of_device[device_id].append(Holding(amount=amount, **common))
@@ -150,7 +159,7 @@ def _ends_at(row: Any, *, at: float) -> float:
 def _host(node: Any, held: Sequence[Holding], *, queued_s: float) -> HostCapacity:
     budget = leases.ram_budget(node.ram_bytes)
     share = leases.ram_of_slot(ram_bytes=node.ram_bytes, num_slots=node.num_slots)
-    reserved = sum(holding.ram_bytes or share for holding in held)
+    reserved = sum(holding.ram_bytes or share * holding.amount for holding in held)
     return HostCapacity(
         node_id=node.id,
         host_id=node.host_id,
@@ -159,7 +168,7 @@ def _host(node: Any, held: Sequence[Holding], *, queued_s: float) -> HostCapacit
         labels=tuple(node.labels or ()),
         sdk=sdk_of(node.toolchain),
         num_slots=node.num_slots,
-        free_slots=max(0, node.num_slots - len(held)),
+        free_slots=max(0, node.num_slots - sum(holding.amount for holding in held)),
         queued_s=queued_s / max(1, node.num_slots),
         ram_bytes=budget,
         free_ram_bytes=max(0, budget - reserved),

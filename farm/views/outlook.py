@@ -30,7 +30,6 @@ class Outlook:
         starts_at: when a ready job is expected to start; None when nobody can tell.
         ends_at: when a running job is expected to end, put off when that has passed.
         reserved_bytes: of a running job: what it has of its host's memory.
-        reserves_memory: its host's memory is reserved for it; a job that wants cores of devices gets none.
     """
 
     prediction: Estimate
@@ -38,7 +37,6 @@ class Outlook:
     starts_at: float | None = None
     ends_at: float | None = None
     reserved_bytes: int | None = None
-    reserves_memory: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -61,12 +59,7 @@ class Outlook:
         if self.reserved_bytes:
             said.append(f"It has {self.reserved_bytes / 2**30:.1f} GiB of its host's memory to itself.")
         elif prediction.ram_bytes and self.ends_at is None:
-            memory = f"{prediction.ram_bytes / 2**30:.1f} GiB of its host's memory"
-            said.append(
-                f"It will reserve {memory}."
-                if self.reserves_memory
-                else f"It is predicted to use {memory}, which is reserved for stages without a device only."
-            )
+            said.append(f"It will reserve {prediction.ram_bytes / 2**30:.1f} GiB of its host's memory.")
         return said
 
 
@@ -76,12 +69,10 @@ def of(connection: sa.Connection, job: queries.Job, *, now: float) -> Outlook | 
         return None
     sdk = sdk_of(inventory.toolchain(connection))
     prediction = history.predict(connection, [job.id], sdk=sdk)[job.id]
-    reserves = not job.num_cores
     if job.state == JobState.READY:
-        ahead = _ahead(connection, job)
-        return Outlook(prediction=prediction, ahead=ahead, starts_at=job.forecast_at, reserves_memory=reserves)
+        return Outlook(prediction=prediction, ahead=_ahead(connection, job), starts_at=job.forecast_at)
     if job.state != JobState.RUNNING:
-        return Outlook(prediction=prediction, reserves_memory=reserves)
+        return Outlook(prediction=prediction)
     row = connection.execute(
         sa.select(attempts.c.started_at, attempts.c.ram_bytes).where(
             attempts.c.job_id == job.id, attempts.c.number == job.attempt
@@ -89,7 +80,7 @@ def of(connection: sa.Connection, job: queries.Job, *, now: float) -> Outlook | 
     ).one()
     expected_s = job.expected_s if job.expected_s is not None else prediction.expected_s
     ends_at = estimates.ends_at(started_at=row.started_at, reserved_s=expected_s, now=now)
-    return Outlook(prediction=prediction, ends_at=ends_at, reserved_bytes=row.ram_bytes, reserves_memory=reserves)
+    return Outlook(prediction=prediction, ends_at=ends_at, reserved_bytes=row.ram_bytes)
 
 
 def _ahead(connection: sa.Connection, job: queries.Job) -> int:

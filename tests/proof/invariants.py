@@ -11,6 +11,7 @@ from typing import Any
 
 from farm import models
 from farm.db import Database
+from farm.lifecycle import leases
 from farm.states import DONE, FINAL, LIVE, NOTES, TRANSITIONS, JobState
 from farm.store.artifacts import Store
 from tests.proof import snapshot
@@ -97,17 +98,27 @@ def cores_belong_to_who_runs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
 
 
 def slots_belong_to_who_runs(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
-    """A running attempt without cores has one slot of its host, and all together have no more memory than there is."""
+    """A running attempt without cores has one slot of its host."""
     tries = {(row.job_id, row.number): row for row in rows[models.attempts]}
     hosts = {row.id: row for row in rows[models.hosts]}
-    reserved: collections.Counter[int] = collections.Counter()
     for lease in rows[models.host_leases]:
         assert 0 <= lease.slot < hosts[lease.host_id].num_slots, lease
-        reserved[lease.host_id] += lease.ram_bytes
+        assert lease.ram_bytes == tries[lease.job_id, lease.attempt].ram_bytes, lease
     held = sorted((row.job_id, row.attempt) for row in rows[models.host_leases])
     assert held == [key for key, row in tries.items() if row.state == "running" and not jobs[key[0]].num_cores]
-    for host_id, ram_bytes in reserved.items():
-        assert ram_bytes <= hosts[host_id].ram_bytes, hosts[host_id]
+
+
+def memory_is_never_given_twice(rows: Snapshot, jobs: Mapping[int, Any]) -> None:
+    """What runs on a host, in its slots or on its devices, and what may still run there has no more than there is."""
+    devices = {row.id: row.host_id for row in rows[models.devices]}
+    holders = {(row.host_id, row.job_id, row.attempt) for row in rows[models.host_leases]}
+    holders |= {(devices[row.device_id], row.job_id, row.attempt) for row in rows[models.core_leases]}
+    tries = {(row.job_id, row.number): row for row in rows[models.attempts]}
+    reserved: collections.Counter[int] = collections.Counter()
+    for host_id, job_id, attempt in holders:
+        reserved[host_id] += tries[job_id, attempt].ram_bytes
+    for host in rows[models.hosts]:
+        assert reserved[host.id] <= leases.ram_budget(host.ram_bytes), host
 
 
 def _works_for_others(job: Any) -> bool:
@@ -290,6 +301,7 @@ LAWS: tuple[Callable[[Snapshot, Mapping[int, Any]], None], ...] = (
     one_attempt_runs_for_each_running_job,
     cores_belong_to_who_runs,
     slots_belong_to_who_runs,
+    memory_is_never_given_twice,
     inputs_are_counted,
     followers_follow_the_living,
     the_paused_are_held,

@@ -25,7 +25,7 @@ from farm.settings import Settings
 from farm.states import FINAL, JobState
 from qeff_engine.errors import FailureClass
 from tests.proof import invariants
-from tests.proof.sweeps import plan
+from tests.proof.sweeps import plan, teach
 
 REQUESTS = 25  # of each user
 USERS, NODES, SCHEDULERS = 2, 3, 2
@@ -173,6 +173,7 @@ class Bustle:
 
 def test_users_schedulers_reaper_and_nodes_at_once(each_database: Database, tmp_path: Path) -> None:
     bustle = Bustle(each_database, home=tmp_path)
+    teach(each_database)
     for tag in "ab":
         testing.add_submission(each_database, plan(cores=(8, 14), tag=tag))
     with concurrent.futures.ThreadPoolExecutor(USERS + NODES + SCHEDULERS + 1) as pool:

@@ -33,7 +33,7 @@ from tests.proof.collecting import EVERYTHING, Collecting
 from tests.proof.processes import Broker, Key, Node, Scheduler, Stage
 from tests.proof.shelf import Shelf
 from tests.proof.stepping import Stepped
-from tests.proof.sweeps import NARROW, plan
+from tests.proof.sweeps import NARROW, plan, teach
 from workers import recovery
 
 LEASE_S, LEADER_LEASE_S = 60.0, 5.0
@@ -61,6 +61,7 @@ class World:
         self.schedulers = [Scheduler(holder="one"), Scheduler(holder="two")]
         self.stages: dict[Key, Stage] = {}
         self.num_transactions = 0
+        teach(database)
         with database.read() as connection:
             self.places = steering.places(connection)
         self.rows = snapshot.take(database)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from farm import testing
 from farm.db import Database, now
 from farm.lifecycle import admission, leases, reaping
-from farm.models import attempts, devices, hosts, jobs
+from farm.models import attempts, devices, hosts, jobs, nodes
 from farm.plan import Plan, PlannedJob
 from farm.records import Capacity
 from farm.scheduling import capacity
@@ -87,6 +87,32 @@ def test_memory_of_running_and_queued_stages_is_taken(each_database: Database) -
     assert found.free_slots == 1
     assert found.ram_bytes == leases.ram_budget(1 << 34)
     assert found.free_ram_bytes == found.ram_bytes - (2 << 30) - leases.ram_of_slot(ram_bytes=1 << 34, num_slots=4)
+
+
+def test_memory_of_runs_is_taken_of_their_host_once_and_takes_no_slot(each_database: Database) -> None:
+    host = testing.add_host(each_database, cores=(16, 16))
+    running, lost, queued, unknown = add_jobs(each_database, Stage.RUN, 4, num_cores=2, num_devices=2)
+    with each_database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.id != unknown).values(ram_bytes=1 << 30, reserved_s=100.0))
+    for job_id, lease_s in ((running, 60.0), (lost, -1.0), (unknown, 60.0)):
+        testing.claim(each_database, job_id, node_id=host.device_nodes[0], device_ids=host.device_ids, lease_s=lease_s)
+    with each_database.write() as connection:
+        reaping.lose(connection, lost, 1, reason="silent", term=None)
+        admission.enqueue(
+            connection, queued, node_id=host.device_nodes[1], queue="q", reason="", term=None,
+            device_ids=host.device_ids[::-1],
+        )  # fmt: skip
+    (found,) = room(each_database).hosts
+    assert (found.free_slots, found.ram_bytes - found.free_ram_bytes) == (2, 3 << 30)
+    assert {one.job_id: (one.amount, one.ram_bytes) for one in found.holdings} == dict.fromkeys(
+        (running, lost, queued), (0, 1 << 30)
+    )
+    assert {one.job_id for one in found.holdings if one.ends_at is None} == {lost}
+    with each_database.write() as connection:
+        connection.execute(sa.update(nodes).where(nodes.c.id == host.host_node).values(stopped_at=now(connection)))
+    without = room(each_database)
+    assert without.hosts == ()
+    assert [one.free_ram_bytes for one in without.silent_hosts] == [found.free_ram_bytes]
 
 
 def test_labels_of_a_host_are_labels_of_its_devices_and_drained_places_are_none(each_database: Database) -> None:

@@ -102,21 +102,22 @@ def test_a_prediction_says_where_it_comes_from(each_database: Database, settings
     assert said.endswith("this model on as many cores was done once.")
 
 
-def test_a_run_is_not_told_that_memory_is_reserved_for_it(
+def test_a_run_reserves_memory_of_its_host_as_other_stages_do(
     each_database: Database, settings: Settings, why: Why
 ) -> None:
-    testing.add_host(each_database)
+    host = testing.add_host(each_database)
     run, stage = (add_run(each_database, num_cores=cores, tag=f"of {cores}") for cores in (8, 0))
     samples = [[10.0, 1 << 30]]
     keys = ("run/model=tiny/cores=8x1", "run/model=tiny")
     with each_database.write() as connection:
         connection.execute(sa.insert(history), [{"key": key, "samples": samples, "updated_at": 1.0} for key in keys])
     testing.admit_all(each_database)
-    assert "It will reserve 1.2 GiB of its host's memory." in why(stage).details
-    (said,) = (line for line in why(run).details if "GiB" in line)
-    assert said == (
-        "It is predicted to use 1.2 GiB of its host's memory, which is reserved for stages without a device only."
-    )
+    for job_id in (stage, run):
+        assert "It will reserve 1.2 GiB of its host's memory." in why(job_id).details
+    with each_database.write() as connection:
+        connection.execute(sa.update(jobs).values(ram_bytes=5 << 28))
+    testing.claim(each_database, run, node_id=host.device_nodes[0])
+    assert "It has 1.2 GiB of its host's memory to itself." in why(run).details
 
 
 def test_who_comes_before_is_counted_for_the_same_kind_of_place(

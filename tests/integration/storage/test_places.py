@@ -186,6 +186,76 @@ def test_processes_never_reserve_more_memory_than_a_host_has(each_database: Data
     invariants.check(each_database)
 
 
+def ram_held(database: Database) -> int:
+    """Memory that attempts have which hold cores or slots, each once."""
+    with database.read() as connection:
+        slots = connection.execute(sa.select(host_leases.c.job_id, host_leases.c.attempt)).all()
+        cores = connection.execute(sa.select(core_leases.c.job_id, core_leases.c.attempt)).all()
+        known = {
+            (row.job_id, row.number): row.ram_bytes
+            for row in connection.execute(sa.select(tries.c.job_id, tries.c.number, tries.c.ram_bytes))
+        }
+    return sum(known[row.job_id, row.attempt] for row in {*slots, *cores})
+
+
+def test_runs_and_compiles_claimed_at_once_never_reserve_more_memory_than_their_host_has(
+    each_database: Database,
+) -> None:
+    host = testing.add_host(each_database, cores=(16, 16), num_slots=8)  # 14.4 GiB may be reserved
+    nodes = dict(zip(host.device_ids, host.device_nodes, strict=True))
+    stages = ready_jobs(each_database, compiles(6), ram_bytes=3 << 30)
+    narrow = ready_jobs(each_database, runs(num_jobs=6, num_cores=2), ram_bytes=3 << 30)
+    wide = ready_jobs(each_database, runs(num_jobs=4, num_cores=2, num_devices=2), ram_bytes=3 << 30)
+    wanted = [(job_id, (), host.host_node) for job_id in stages]
+    for jobs_of_kind, places in (
+        (narrow, [(device_id,) for device_id in host.device_ids]),
+        (wide, [host.device_ids, host.device_ids[::-1]]),
+    ):
+        wanted += [
+            (job_id, places[number % 2], nodes[places[number % 2][0]]) for number, job_id in enumerate(jobs_of_kind)
+        ]
+    wanted.sort(key=lambda one: one[0] % 5)  # the kinds mixed
+    for job_id, place, node_id in wanted:
+        enqueue(each_database, job_id, node_id=node_id, device_ids=place)
+    claimants.claim_in_processes(each_database, [(job_id, node_id) for job_id, _, node_id in wanted], number=3)
+    assert ram_held(each_database) == 12 << 30, "four have room, whichever they are"
+    invariants.check(each_database)
+
+
+def test_a_run_of_two_devices_has_its_memory_once_until_its_host_says_that_it_is_gone(each_database: Database) -> None:
+    host = testing.add_host(each_database, cores=(16, 16))
+    wide, narrow, unknown = (
+        ready_jobs(each_database, runs(num_jobs=1, num_cores=4, num_devices=2), ram_bytes=10 << 30)[0],
+        ready_jobs(each_database, runs(num_jobs=1, num_cores=5), ram_bytes=5 << 30)[0],
+        ready_jobs(each_database, runs(num_jobs=1, num_cores=6))[0],
+    )
+    lost = testing.claim(each_database, wide, node_id=host.device_nodes[0], device_ids=host.device_ids, lease_s=-1)
+    assert (lost.ram_bytes, ram_held(each_database)) == (10 << 30, 10 << 30)
+    with pytest.raises(NoCapacity, match="4505 MiB of memory left for stages and runs, 5120 MiB are needed"):
+        testing.claim(each_database, narrow, node_id=host.device_nodes[1])
+    assert list(held(each_database)) == [wide], "cores were taken without memory"
+    assert testing.claim(each_database, unknown, node_id=host.device_nodes[1]).ram_bytes == 0
+    with each_database.write() as connection:
+        reaping.lose(connection, wide, lost.attempt, reason="silent", term=None)
+    assert ram_held(each_database) == 10 << 30, "its processes may still be there"
+    with each_database.write() as connection:
+        attempts.confirm_gone(connection, host_id=host.host_id, job_id=wide, attempt=lost.attempt)
+    assert claim_again(each_database, narrow, node_id=host.device_nodes[1]).ram_bytes == 5 << 30
+    invariants.check(each_database)
+
+
+def test_a_compile_waits_for_the_memory_of_a_run_that_wants_more_than_there_is(each_database: Database) -> None:
+    host = testing.add_host(each_database)
+    (huge,) = ready_jobs(each_database, runs(num_jobs=1, num_cores=4), ram_bytes=1 << 40)
+    (small,) = ready_jobs(each_database, compiles(1), ram_bytes=1 << 30)
+    claimed = testing.claim(each_database, huge, node_id=host.device_nodes[0])
+    assert claimed.ram_bytes == leases.ram_budget(1 << 34)
+    with pytest.raises(NoCapacity, match="has 0 MiB of memory left for stages and runs"):
+        testing.claim(each_database, small, node_id=host.host_node)
+    testing.finish(each_database, claimed)
+    assert claim_again(each_database, small, node_id=host.host_node).job_id == small
+
+
 def test_a_stage_that_wants_more_memory_than_the_host_has_runs_alone(each_database: Database) -> None:
     host = testing.add_host(each_database)
     huge, small = ready_jobs(each_database, compiles(2), ram_bytes=1 << 40)

@@ -56,15 +56,16 @@ def test_cores_slots_and_memory_are_never_given_twice(
 ) -> None:
     cores = {device.device_id: device.free_cores for device in capacity.devices}
     slots = {host.node_id: host.free_slots for host in capacity.hosts}
-    ram = {host.node_id: host.free_ram_bytes for host in capacity.hosts}
-    total_ram = {host.node_id: host.ram_bytes for host in capacity.hosts}
+    ram = {host.host_id: host.free_ram_bytes for host in capacity.hosts}
+    total_ram = {host.host_id: host.ram_bytes for host in capacity.hosts}
+    host_ids = {host.node_id: host.host_id for host in capacity.hosts}
     for assignment, job, devices in placed(place(ready, capacity, policy, used), ready, capacity):
         for device in devices:
             cores[device.device_id] -= device.num_cores if job.exclusive else job.num_cores
         if not devices:
             slots[assignment.node_id] -= 1
-            taken = assignment.ram_bytes or min(job.ram_bytes, total_ram[assignment.node_id])
-            ram[assignment.node_id] -= taken
+        host_id = devices[0].host_id if devices else host_ids[assignment.node_id]
+        ram[host_id] -= assignment.ram_bytes or min(job.ram_bytes, total_ram[host_id])
     assert min([*cores.values(), *slots.values(), *ram.values()], default=0) >= 0
 
 

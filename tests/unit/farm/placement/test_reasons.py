@@ -208,6 +208,89 @@ def test_a_job_that_wants_more_memory_than_any_host_has_runs_alone() -> None:
     assert place(job, on=(host(free=1, free_ram=60 * GIB),)).assignments == ()
 
 
+def test_a_run_takes_memory_of_its_host_once_and_only_as_predicted() -> None:
+    devices = (device(1), device(2))
+    wide, unknown = run(1, 8, num_devices=2, ram_bytes=40 * GIB), run(2, 4)
+    found = place(wide, unknown, run(3, 4, ram_bytes=24 * GIB), compiled(4, ram_bytes=GIB), on=(*devices, host()))
+    assert [(one.job_id, one.ram_bytes, one.reason) for one in found.assignments] == [
+        (1, 0, "8 cores each of ultra/1 and ultra/2; 40.0 GiB of box's memory"),
+        (2, 0, "4 cores of ultra/1, which leaves 4 free"),
+        (3, 0, "4 cores of ultra/1, which leaves 0 free; 24.0 GiB of box's memory"),
+    ]
+    assert found.waiting[4].reason == (
+        "It needs 1.0 GiB of memory beside a host slot, and no host has both free. "
+        "box is kept for it until j1 and j3 have ended."
+    )
+
+
+def test_a_run_without_memory_has_it_kept_from_compiles() -> None:
+    stage = Holding(job_id=7, amount=1, ram_bytes=40 * GIB, ends_at=NOW + 200)
+    busy = dataclasses.replace(host(slots=4, free=3, free_ram=24 * GIB), holdings=(stage,))
+    large = run(1, 8, ram_bytes=30 * GIB)
+    short, fits, long = (
+        compiled(2, ram_bytes=20 * GIB, reserved_s=150.0),
+        compiled(3, ram_bytes=4 * GIB, reserved_s=900.0),
+        compiled(4, ram_bytes=20 * GIB, reserved_s=900.0),
+    )
+    found = place(large, fits, long, short, on=(device(1), busy))
+    assert found.waiting[1] == Waiting(
+        reason=(
+            "It needs 8 free cores on one device and 30.0 GiB of its host's memory, and no host has both free. "
+            "ultra/1 is kept for it until j7 has ended."
+        ),
+        forecast_at=1200,
+    )
+    assert [(one.job_id, one.reason) for one in found.assignments] == [
+        (2, "a slot of box with 20.0 GiB of its memory; j1 can still start in time"),
+        (3, "a slot of box with 4.0 GiB of its memory; j1 can still start in time"),
+    ]
+    assert 4 in found.waiting
+
+
+def test_a_compile_without_memory_has_it_kept_from_runs() -> None:
+    other = Holding(job_id=7, amount=0, ram_bytes=40 * GIB, ends_at=NOW + 200)  # a run
+    busy = dataclasses.replace(host(free_ram=24 * GIB), holdings=(other,))
+    jobs = (compiled(1, ram_bytes=50 * GIB), run(2, 4, ram_bytes=20 * GIB, reserved_s=900.0), run(3, 4))
+    found = place(*jobs, on=(device(1), busy))
+    assert [one.job_id for one in found.assignments] == [3]
+    assert found.waiting[1].forecast_at == 1200
+    assert found.waiting[2].reason.endswith("ultra/1 is kept for it until j7 and j1 have ended.")
+    without = place(*jobs[1:], on=(device(1), busy))
+    assert [one.job_id for one in without.assignments] == [2, 3]
+
+
+@pytest.mark.parametrize("first", [run(1, 8, ram_bytes=60 * GIB), compiled(1, ram_bytes=60 * GIB)])
+def test_an_overdue_job_of_either_kind_has_memory_set_aside_from_both(first: ReadyJob) -> None:
+    stage = Holding(job_id=7, amount=1, ram_bytes=20 * GIB, ends_at=NOW + 200)
+    busy = dataclasses.replace(host(slots=4, free=3, free_ram=44 * GIB), holdings=(stage,))
+    others = (run(2, 2, ram_bytes=1 * GIB, reserved_s=1.0), compiled(3, ram_bytes=1 * GIB, reserved_s=1.0))
+    policy = Policy(overdue_s=0.0, burst_s=0.0)
+    assert place(first, *others, on=(device(1), device(2), busy), policy=policy).assignments == ()
+    free = dataclasses.replace(busy, free_ram_bytes=64 * GIB, holdings=())
+    found = place(first, *others, on=(device(1), device(2), free), policy=policy)
+    assert [one.job_id for one in found.assignments] == [1, 2, 3]
+
+
+def test_a_run_that_wants_more_memory_than_any_host_has_gets_all_of_the_largest() -> None:
+    small = dataclasses.replace(host(ram=32 * GIB, free_ram=32 * GIB), node_id=98, host_id=2, queue="host.b")
+    on = (device(1), device(2, host_id=2), host(), small)
+    found = place(run(1, 8, ram_bytes=100 * GIB), compiled(2, ram_bytes=33 * GIB), on=on)
+    assert [one.device_ids for one in found.assignments] == [(1,)]
+    assert 2 in found.waiting
+    pair = (device(1), device(2, host_id=2), device(3, host_id=2), host(), small)
+    (spanning,) = place(run(1, 8, num_devices=2, ram_bytes=100 * GIB), on=pair).assignments
+    assert spanning.device_ids == (2, 3), "the largest host has one device only"
+
+
+def test_memory_of_a_host_whose_own_node_is_silent_counts() -> None:
+    other = Holding(job_id=7, amount=0, ram_bytes=54 * GIB, ends_at=NOW + 200)
+    silent = dataclasses.replace(host(free_ram=10 * GIB), holdings=(other,))
+    capacity = Capacity(hosts=(), devices=(device(1),), silent_hosts=(silent,))
+    large, small = run(1, 8, ram_bytes=20 * GIB), run(2, 8, ram_bytes=5 * GIB)
+    found = place_jobs((large, small), capacity=capacity, shares={}, now=NOW, policy=Policy(burst_s=0.0))
+    assert [one.job_id for one in found.assignments] == [2]
+
+
 def test_jobs_far_behind_are_told_that_their_forecast_is_rough() -> None:
     busy = device(1, held=(held(7, 16),))
     policy = Policy(max_reservations=1, burst_s=0.0)

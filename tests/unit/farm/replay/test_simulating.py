@@ -35,14 +35,17 @@ def check(found: Trace, outcome: Outcome) -> None:
     """No core, slot or byte is given twice, and nothing starts before what it waits for has ended."""
     cores = {device.device_id: device.num_cores for device in found.capacity.devices}
     slots = {host.node_id: host.num_slots for host in found.capacity.hosts}
-    ram = {host.node_id: host.ram_bytes for host in found.capacity.hosts}
+    ram = {host.host_id: host.ram_bytes for host in found.capacity.hosts}
+    host_ids = {one.node_id: one.host_id for one in found.capacity.hosts}
+    host_ids |= {one.node_id: one.host_id for one in found.capacity.devices}
     changes: dict[tuple[str, int], list[tuple[float, int]]] = collections.defaultdict(list)
     for run in outcome.runs.values():
         assert run.started_at >= max([run.task.at, *(outcome.runs[parent].ended_at for parent in run.task.after)])
         held = {("cores", device_id): run.task.num_cores for device_id in run.device_ids}
         if run.task.exclusive:
             held = {key: cores[key[1]] for key in held}
-        held = held or {("slots", run.node_id): 1, ("ram", run.node_id): run.ram_bytes}
+        held = held or {("slots", run.node_id): 1}
+        held["ram", host_ids[run.node_id]] = run.ram_bytes
         for key, amount in held.items():
             changes[key] += [(run.started_at, amount), (run.ended_at, -amount)]
     limits = {"cores": cores, "slots": slots, "ram": ram}
@@ -61,6 +64,7 @@ small = st.lists(
         st.floats(1, 500),
         st.floats(0, 1000),
         st.booleans(),
+        st.sampled_from([0, 0, 40, 100, 300]),
     ),
     min_size=1,
     max_size=12,
@@ -70,13 +74,17 @@ small = st.lists(
 @settings(max_examples=40)
 @given(small, st.sampled_from(list(LADDER)))
 def test_no_schedule_beats_the_bound_or_takes_what_is_not_there(
-    made: list[tuple[int, int, bool, float, float, bool]], policy: str
+    made: list[tuple[int, int, bool, float, float, bool, int]], policy: str
 ) -> None:
     tasks = []
-    for number, (cores, devices, exclusive, seconds, at, behind) in enumerate(made, start=1):
+    known = {}  # what a task reserves without being known counts against the bound, too: so all that take some are
+    for number, (cores, devices, exclusive, seconds, at, behind, gib) in enumerate(made, start=1):
         one = task(number, cores, seconds=seconds, at=at, num_devices=devices, exclusive=exclusive)
+        key = f"{one.stage}/model={number}"
+        one = dataclasses.replace(one, peak_rss_bytes=gib * GIB, keys=(key, one.stage), model=str(number))
+        known[key] = [[seconds, gib * GIB]]
         tasks.append(dataclasses.replace(one, after=(number - 1,) if behind and number > 1 else ()))
-    found = trace(*tasks, standard=1, ultra=2)
+    found = dataclasses.replace(trace(*tasks, standard=1, ultra=2), history=known)
     outcome = simulate(found, policy=LADDER[policy])
     check(found, outcome)
     assert set(outcome.runs) == {one.id for one in tasks}
@@ -96,6 +104,18 @@ def test_the_bound_knows_chains_and_late_arrivals() -> None:
     assert bounds.makespan(trace(*chain)) == bounds.Bound(seconds=120.0, argument="chain")
     late = [task(number, 16, at=1000.0) for number in (1, 2, 3)]
     assert bounds.makespan(trace(task(9, 1), *late)).seconds == 1300.0
+
+
+def test_the_bound_knows_that_runs_and_stages_share_the_memory_of_their_host() -> None:
+    keys = ("run/model=m", "run")  # the host has 256 GiB
+    runs = [task(number, 2, peak_rss_bytes=64 * GIB, keys=keys, model="m") for number in range(1, 7)]
+    stages = [task(number, 0, peak_rss_bytes=128 * GIB) for number in (7, 8)]
+    assert bounds.makespan(trace(*runs, ultra=2)) == bounds.Bound(seconds=150.0, argument="memory")
+    assert bounds.makespan(trace(*runs, *stages)) == bounds.Bound(seconds=250.0, argument="memory")
+    pair = [dataclasses.replace(one, num_devices=2) for one in runs[:4]]
+    assert bounds.makespan(trace(*pair, ultra=2)).seconds == 100.0, "both devices are of one host"
+    huge = [dataclasses.replace(one, peak_rss_bytes=1000 * GIB) for one in runs[:2]]
+    assert bounds.makespan(trace(*huge)).seconds == 200.0, "what wants more than there is gets all of it"
 
 
 def test_tasks_that_no_machine_can_run_are_named_with_the_reason() -> None:
