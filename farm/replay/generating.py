@@ -267,7 +267,7 @@ def spanning(seed: int) -> Trace:
 
 
 def host_memory(seed: int) -> Trace:
-    """Compiles that are limited by the memory of two hosts, short runs behind them."""
+    """Compiles and runs that are limited by the memory of two hosts, which they share."""
     work = Work(seed)
     for model in _MODELS:
         weight = _WEIGHT[model]
@@ -277,7 +277,15 @@ def host_memory(seed: int) -> Trace:
                 "compile", at=0.0, model=model, seconds=300 * weight, after=[export], ram_gib=16 * weight, noise=0.2
             )
             num_cores = _WIDTHS[number % len(_WIDTHS)]
-            work.add("run", at=0.0, model=model, seconds=60 * weight, num_cores=num_cores, after=[compiled])
+            work.add(
+                "run",
+                at=0.0,
+                model=model,
+                seconds=60 * weight,
+                num_cores=num_cores,
+                after=[compiled],
+                ram_gib=4 * weight,
+            )
     return work.trace("host-memory", machines(num_hosts=2, standard=1, ultra=2, ram_bytes=128 * _GIB))
 
 

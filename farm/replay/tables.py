@@ -17,7 +17,7 @@ _HEADS = (
     "use",
     "wait p50 / p95 / max",
     "stretch",
-    "fair",
+    "fairness",
     "promise",
 )
 
