@@ -13,8 +13,9 @@ from farm.placement import Placement, Policy
 from farm.placement import place as place_jobs
 from farm.placement.bins import Bin, bins_of
 from farm.placement.line import Line
-from farm.records import Assignment, Capacity, DeviceCapacity, Holding, ReadyJob
+from farm.records import Assignment, Capacity, DeviceCapacity, Holding, HostCapacity, ReadyJob
 from tests.unit.farm.placement.situations import (
+    GIB,
     NOW,
     capacities,
     enough_on_one_host,
@@ -248,3 +249,69 @@ def _one_ends_on_each(capacity: Capacity, random: Random) -> Capacity:
         freed = held.pop(random.randrange(len(held))).amount if held else 0
         devices.append(dataclasses.replace(device, free_cores=device.free_cores + freed, holdings=tuple(held)))
     return dataclasses.replace(capacity, devices=tuple(devices))
+
+
+def _job(number: int, stage: str, *, gib: int, priority: int = 0) -> ReadyJob:
+    return ReadyJob(
+        id=number,
+        stage=stage,
+        priority=priority,
+        ready_at=0.0,
+        chain=0,
+        num_cores=1 if stage == "run" else 0,
+        num_devices=1,
+        ram_bytes=gib * GIB,
+        reserved_s=1.0,
+    )
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["run", "compile"]), st.sampled_from([["run"], ["compile"], ["run", "compile"]]), st.integers())
+def test_memory_is_set_aside_for_a_large_job_of_either_kind_while_small_ones_of_either_stream_in(
+    stage: str, streaming: list[str], seed: int
+) -> None:
+    # Every prediction is wrong: without memory that is kept, the large job would never start.
+    random = Random(seed)
+    running: dict[int, ReadyJob] = {}
+    for number in range(60):
+        small = [_job(100 * number + n, random.choice(streaming), gib=random.choice([2, 4, 9])) for n in range(2, 10)]
+        line = [*small, _job(1, stage, gib=50, priority=9)] if number > 5 else small
+        started = {one.job_id for one in place(line, _shared(running), Policy(overdue_s=0.0)).assignments}
+        if 1 in started:
+            return
+        running |= {job.id: job for job in small if job.id in started}
+        assert number > 5 or running
+        for job_id in random.sample(sorted(running), min(1, len(running))):
+            del running[job_id]
+    raise AssertionError(f"the large job has not started beside {running}")
+
+
+def _shared(running: dict[int, ReadyJob]) -> Capacity:
+    """A host of 64 GiB and its device, and what runs there."""
+    held = [Holding(job_id=job.id, amount=1, ends_at=NOW + 1.0) for job in running.values() if job.num_cores]
+    reserved = tuple(
+        Holding(job_id=job.id, amount=1 - job.num_cores, ram_bytes=job.ram_bytes, ends_at=NOW + 1.0)
+        for job in running.values()
+    )
+    device = DeviceCapacity(
+        node_id=2,
+        device_id=2,
+        host_id=1,
+        queue="device.2",
+        name="device/2",
+        num_cores=32,
+        free_cores=32 - len(held),
+        holdings=tuple(held),
+    )
+    host = HostCapacity(
+        node_id=1,
+        host_id=1,
+        queue="host.1",
+        host="host1",
+        num_slots=32,
+        free_slots=32 - sum(one.amount for one in reserved),
+        ram_bytes=64 * GIB,
+        free_ram_bytes=64 * GIB - sum(one.ram_bytes for one in reserved),
+        holdings=reserved,
+    )
+    return Capacity(hosts=(host,), devices=(device,))
