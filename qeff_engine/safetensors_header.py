@@ -77,7 +77,7 @@ def _parsed(raw: bytes, *, path: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise InvalidInput(f"The header of {path} is damaged: {error}.", advice=_FETCH_AGAIN) from error
     return header
 
@@ -93,6 +93,12 @@ def _place(name: str, fields: Any, *, path: Path, start: int) -> TensorPlace:
         raise InvalidInput(
             f"Tensor {name} of {path} has a damaged entry in the header.", advice=_FETCH_AGAIN
         ) from error
+    if place.nbytes < 0 or first < 0 or any(axis < 0 for axis in shape):
+        raise InvalidInput(
+            f"Tensor {name} of {path} has the shape {list(shape)} and lies from byte {first} to {end}, expected no "
+            "negative number.",
+            advice=_FETCH_AGAIN,
+        )
     item_bytes = _ITEM_BYTES.get(place.dtype)
     if item_bytes is not None and place.nbytes != math.prod(shape) * item_bytes:
         raise InvalidInput(

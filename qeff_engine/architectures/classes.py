@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,11 @@ _AUTO_CLASSES: Mapping[str, str] = MappingProxyType(
 )
 
 
+# Fields that count parts of a model, each of which takes time to make even without storage.
+_PARTS = re.compile(r"(?:^n|num|_local|routed)_(?:\w+_)?(layers?|heads?|experts|blocks)$")
+_MOST_PARTS = 1 << 16
+
+
 def require_known(config: Mapping[str, Any]) -> None:
     """Refuse a ``config.json`` of an architecture that neither transformers nor :mod:`registry` knows.
 
@@ -49,6 +55,31 @@ def require_known(config: Mapping[str, Any]) -> None:
     )
 
 
+def require_possible(config: Mapping[str, Any], *, num_tensors: int, within: str = "") -> None:
+    """Refuse a ``config.json`` with numbers of parts that its checkpoint cannot have, before anything is made of them.
+
+    Sizes of tensors need no rule: tensors are made without storage and compared with those of the checkpoint.
+
+    Args:
+        config: the JSON object.
+        num_tensors: tensors of the checkpoint: each layer has one at least.
+        within: path of the object in ``config.json``, with a point behind.
+
+    Raises:
+        InvalidInput: the message names the field.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            require_possible(value, num_tensors=num_tensors, within=f"{within}{name}.")
+        elif isinstance(value, int) and (found := _PARTS.search(name)):
+            most = num_tensors if found[1].startswith("layer") else _MOST_PARTS
+            if value > most:
+                raise InvalidInput(
+                    f"config.json says {value} for {within}{name}, expected at most {most}.",
+                    advice=f"The checkpoint has {num_tensors} tensors.",
+                )
+
+
 def load_config(directory: Any) -> Any:
     """The config object of a checkpoint directory; from now on transformers knows its architecture, too.
 
@@ -59,6 +90,7 @@ def load_config(directory: Any) -> Any:
     import json
 
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     fields = json.loads((directory / "config.json").read_text())
     require_known(fields)
@@ -68,7 +100,7 @@ def load_config(directory: Any) -> Any:
         _introduce(found, name=name)
     try:
         return transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{directory / 'config.json'} is refused by transformers: {error}") from error
 
 
@@ -130,7 +162,15 @@ def empty_model(config: Any, *, task: str) -> Any:
     try:
         with torch.device("meta"):
             model = chosen._from_config(config, dtype=torch.float32, attn_implementation="eager")
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:
         raise InvalidInput(
             f"{chosen.__name__} cannot be made from this config: {error}", advice="Check config.json."
         ) from error

@@ -18,7 +18,7 @@ from transformers.exporters import utils as exporter_utils
 
 from qeff_engine import exported, patching
 from qeff_engine.errors import Unsupported
-from qeff_engine.onnx_graph import decomposing, folding, translations
+from qeff_engine.onnx_graph import decomposing, folding, naming, translations
 from qeff_engine.onnx_graph.functions import OPSET
 
 # Sizes of symbolic axes while tracing: no two alike, so that torch cannot take them for one, and none is 0 or 1.
@@ -178,10 +178,11 @@ def name_axes(
 
 
 def strip(model: ir.Model) -> None:
-    """Drop what a reader of the graph does not need: where in the code nodes came from, and shapes in between."""
+    """Name nodes by where they come from; drop what a reader does not need: the code there, and shapes in between."""
     kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
     for graph in (model.graph, *model.functions.values()):
         graph.metadata_props.clear()
+        naming.name_nodes(graph)
         for node in graph:
             node.metadata_props.clear()
             for value in node.outputs:

@@ -21,6 +21,7 @@ from qeff_engine import patching
 from qeff_engine.architectures.recurrences import RULES
 from qeff_engine.transforms import recurrences
 from qeff_engine.transforms.cache import RetainedCache
+from qeff_engine.transforms.token_order import TokenOrder
 
 _NORM_EPSILON = 1e-6
 
@@ -167,6 +168,78 @@ def selective_scan(
         output_BSI = output_BSI + inputs_BSI * D
     output = output_BSI.transpose(1, 2)
     return (output if z is None else output * functional.silu(z)), state_BIN
+
+
+def lightning_attention(
+    self: Any, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """The forward of a lightning attention: linear attention with a constant decay for each head.
+
+    Source: https://arxiv.org/abs/2401.04658.
+
+    Args:
+        self: the module.
+        hidden_states: inputs [B, S, D].
+        *args: position embeddings and mask, which it does not use.
+        past_key_values: a cache with an order of tokens and states [B, H, K, V].
+        **kwargs: how the original would compute it.
+    """
+    batch, length, _ = hidden_states.shape
+    heads = self.num_attention_heads
+    mixed = self.act_fn(self.qkv_proj(hidden_states)).reshape(batch, length, heads, 3 * self.head_dim)
+    query, key, value = mixed.transpose(1, 2).split(self.head_dim, dim=3)
+    before = past_key_values.get_recurrent_state(self.layer_idx)
+    state = torch.zeros(batch, heads, self.head_dim, self.head_dim) if before is None else before
+    output, after = recurrences.state_space(
+        value[:, :, None],
+        log_decay_BGRS=-self.slope_rate[None].expand(batch, -1, -1, length),
+        key_BGSN=key,
+        query_BGSN=query,
+        state_BGRPN=state.transpose(2, 3)[:, :, None],
+        order=past_key_values.order,
+    )
+    past_key_values.update_recurrent_state(after[:, :, 0].transpose(2, 3), self.layer_idx)
+    joined = self.norm(output[:, :, 0].transpose(1, 2).reshape(batch, length, heads * self.head_dim))
+    return self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * joined), None
+
+
+def griffin_block(
+    self: Any,
+    input_states: torch.Tensor,
+    position_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    use_cache: bool = True,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The forward of a recurrent block of Griffin, with its states [B, D, K] and [B, D] in the cache.
+
+    Source: https://arxiv.org/abs/2402.19427.
+    """
+    number, order = self.layer_idx, past_key_values.order
+    columns = past_key_values.update_conv_state(self.linear_x(input_states).transpose(1, 2), number)
+    length, seen = input_states.shape[1], columns.shape[2]
+    mixed = self.conv_1d(columns)[..., :seen][..., -length:].transpose(1, 2)
+    before = past_key_values.get_recurrent_state(number)
+    self.rg_lru.recurrent_states = (before, order)
+    recurred = self.rg_lru(mixed, order.slots_BS)
+    past_key_values.update_recurrent_state(self.rg_lru.recurrent_states, number)
+    self.rg_lru.recurrent_states = None
+    return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
+
+
+def griffin_scan(
+    self: Any,
+    hidden_states: torch.Tensor,
+    recurrent_gate: torch.Tensor,
+    reset: torch.Tensor,
+    recurrent_states: tuple[torch.Tensor, TokenOrder],
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scan of such a block: states [B, S, D] and the last one. The order of the tokens comes beside the state."""
+    before, order = recurrent_states
+    state = hidden_states[:, 0] * 0 if before is None else before
+    return recurrences.linear_scan(recurrent_gate * ~reset, hidden_states, state_BX=state, order=order)
 
 
 _FUNCTIONS = {item.__name__: item for item in (gated_delta_rule, grouped_state_space, selective_scan)}

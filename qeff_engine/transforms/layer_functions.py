@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from transformers.cache_utils import Cache, DummyLayer
 
 from qeff_engine import exported, patching
-from qeff_engine.onnx_graph import binding, tracing
+from qeff_engine.onnx_graph import binding, naming, tracing
 from qeff_engine.transforms import kernels
 from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import Kind, LayerNumber, NoFit, OwnNumber
@@ -164,7 +164,7 @@ def _traced(kind: Kind, *, fake_mode: Any) -> ir.Function:
     )
     names = ["slots", *(f"input.{number}" for number in range(len(kind.call.tensors))), *states]
     outputs = [f"output.{number}" for number in range(len(kind.output_shapes))]
-    with _watched_numbers(kind.layer):
+    with _watched_numbers(kind.layer), naming.noted(kind.layer):
         model = tracing.trace(
             _Body(kind).eval(),
             (slots, kind.call.tensors, list(made.values()), weights),

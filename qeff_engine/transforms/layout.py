@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import cache_utils
 from transformers.cache_utils import (
     DummyLayer,
@@ -18,6 +19,7 @@ from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import tracing
 from qeff_engine.transforms import layer_calls
 from qeff_engine.transforms.cache import CONV, INDEX, KEY, RECURRENT, VALUE, LayerLayout, stem_of
+from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel
 
 _NUM_TOKENS = 3
@@ -69,6 +71,7 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
     _refuse_other_states(cache.layers, name=type(model).__name__)
     with weightless.fake_mode:
         ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
+        cache.order = TokenOrder(torch.arange(_NUM_TOKENS, dtype=torch.int32)[None])
 
     def run() -> None:
         with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
@@ -81,11 +84,20 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
         cache.drop_unused()
         same_as = list(range(len(cache.layers)))
     else:
+        _remind_of_numbers(layers)
         kinds = [type(layer).__name__ for layer in cache.layers]
         same_as = layer_calls.record(run, layers=layers, hints=kinds).same_as
     _refuse_other_states(cache.layers, name=type(model).__name__)  # a model may have added some
     found = [_layout(layer) for layer in cache.layers]
     return [found[same_as[number]] if number < len(same_as) else item for number, item in enumerate(found)]
+
+
+def _remind_of_numbers(layers: nn.ModuleList) -> None:
+    """Number the parts of layers that were told their layer's number and forgot it."""
+    for number, layer in enumerate(layers):
+        for part in layer.modules():
+            if "layer_idx" in inspect.signature(type(part).__init__).parameters and not hasattr(part, "layer_idx"):
+                part.layer_idx = number  # type: ignore[assignment]
 
 
 def _layout(layer: Any) -> LayerLayout | None:

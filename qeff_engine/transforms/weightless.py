@@ -19,12 +19,13 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qeff_engine import checkpoint
 from qeff_engine.architectures import classes
-from qeff_engine.errors import Unsupported
+from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.onnx_graph.sources import Made, Source
 from qeff_engine.quantizers import reading
 from qeff_engine.transforms import weights
 
 _WITH_SPARE_VALUE = (torch.int64, torch.int32, torch.int16)
+_LARGEST_BUFFER_BYTES = 2 << 30  # of a table that code computes: rotary frequencies, triangular masks
 _NAMES_OF_NODE_TENSORS = {"qweight": "U8", "qzeros": "U8", "scales": "F32", "order": "I64"}
 
 
@@ -68,9 +69,10 @@ def load(snapshot: Path, *, task: str) -> WeightlessModel:
     """The model of a snapshot for a task of :data:`qeff_engine.spec.TASKS`.
 
     Raises:
-        InvalidInput: a tensor is missing, misshapen or not the model's.
+        InvalidInput: a tensor is missing, misshapen or not the model's, or the config has sizes that cannot be true.
         Unsupported: transformers does not know the architecture, or the weights are quantized in an unknown way.
     """
+    classes.require_possible(checkpoint.config(snapshot), num_tensors=len(checkpoint.safetensors_index(snapshot)))
     module = classes.empty_model(classes.load_config(snapshot), task=task)
     quantized, taken = _stand_ins(module, snapshot=snapshot)
     stored = weights.sources_of(module, snapshot=snapshot, taken=taken)
@@ -136,6 +138,7 @@ def _compute_buffers(module: Any, *, kept: set[str]) -> None:
     """Give values to the buffers that code computes, as transformers' loader does after meta.
 
     Raises:
+        InvalidInput: one of them would fill the memory.
         Unsupported: nothing computes one of them.
     """
     empty = [
@@ -144,7 +147,8 @@ def _compute_buffers(module: Any, *, kept: set[str]) -> None:
         for name, buffer in owner.named_buffers(recurse=False)
         if buffer.device.type == "meta" and (f"{path}.{name}" if path else name) not in kept
     ]
-    for _, owner, name in empty:
+    for path, owner, name in empty:
+        _refuse_too_large(owner._buffers[name], name=f"{path}.{name}")
         owner._buffers[name] = _uncomputed(owner._buffers[name])
     with torch.no_grad():
         for path in dict.fromkeys(path for path, _, _ in empty):
@@ -178,6 +182,16 @@ def _is_uncomputed(buffer: torch.Tensor) -> bool:
     if buffer.is_floating_point():
         return bool(buffer.isnan().all())
     return buffer.dtype in _WITH_SPARE_VALUE and bool((buffer == torch.iinfo(buffer.dtype).min).all())
+
+
+def _refuse_too_large(buffer: Any, *, name: str) -> None:
+    num_bytes = buffer.numel() * buffer.element_size()
+    if num_bytes > _LARGEST_BUFFER_BYTES:
+        raise InvalidInput(
+            f"The config asks for the table {name} of the shape {list(buffer.shape)}, which takes {num_bytes} bytes, "
+            f"expected at most {_LARGEST_BUFFER_BYTES}.",
+            advice="Check the sizes in config.json.",
+        )
 
 
 def _innermost_model(module: Any, path: str) -> Any:

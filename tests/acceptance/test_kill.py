@@ -76,18 +76,22 @@ def test_a_sweep_survives_the_death_of_its(victim: str, farm: RunningFarm) -> No
         return {job.id for job in farm.jobs(submission_id) if job.state in DONE}
 
     farm.wait_until(lambda: len(done()) >= moment, what=f"the end of {moment} jobs")
-    pids: list[int] = []
+    finished: set[int] = set()
+    before: dict[int, int] = {}
 
     def strike() -> bool:
         pid = VICTIMS[victim](farm)
-        if pid is not None:
-            pids.append(pid)
-        return pid is not None
+        if pid is None:
+            return False
+        finished.update(done())
+        before.update(farm.starts())
+        try:
+            kill(pid)
+        except ProcessLookupError:  # it has just ended by itself: the next one, then
+            return False
+        return True
 
     farm.wait_until(strike, what=f"a {victim}")
-    finished = done()
-    before = farm.starts()
-    kill(pids[0])
     farm.wait_for_end(submission_id)
     farm.assert_sound(submission_id)
     after = farm.starts()

@@ -44,8 +44,7 @@ def change(database: Database, stage: str, **values: Any) -> None:
 def round_of(database: Database) -> None:
     """Admit, and let placement place and forecast."""
     testing.admit_all(database)
-    rounds.predict_anew(database, term=None, max_age_s=60.0)
-    rounds.place(database, term=None, max_age_s=60.0, half_life_s=86_400.0)
+    rounds.place(database, term=None, max_age_s=60.0, half_life_s=86_400.0, learnt=True)
 
 
 def finish_all(database: Database, host: testing.FakeHost, *stages: str) -> None:

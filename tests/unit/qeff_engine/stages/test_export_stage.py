@@ -240,6 +240,56 @@ def test_weights_that_do_not_belong_to_the_config_are_named(tmp_path, change, me
 
 
 @pytest.mark.parametrize(
+    ("model_type", "fields", "message"),
+    [
+        ("llama", {"num_hidden_layers": 10**9}, "1000000000 for num_hidden_layers, expected at most 21"),
+        ("llama", {"num_attention_heads": 10**9}, "1000000000 for num_attention_heads, expected at most"),
+        ("mixtral", {"num_local_experts": 10**9}, "1000000000 for num_local_experts, expected at most"),
+        ("llama", {"num_hidden_layers": -1}, r"does not have: model\.layers"),
+        ("llama", {"hidden_size": 10**12, "head_dim": None}, "cannot be made from this config|expected"),
+        ("llama", {"hidden_size": 10**30}, "refused|cannot be made from this config"),
+        ("llama", {"vocab_size": -5}, "refused|cannot be made from this config"),
+        ("llama", {"vocab_size": 10**12}, r"has the shape \[260, 32\], expected \[1000000000000, 32\]"),
+        ("llama", {"hidden_size": "many"}, "refused|cannot be made from this config"),
+        ("llama", {"num_attention_heads": 0, "head_dim": None}, "refused|cannot be made from this config"),
+        ("llama", {"hidden_act": "__import__('os')"}, "refused|cannot be made from this config"),
+        ("llama", {"rope_parameters": {"rope_type": "none such"}}, "refused|cannot be made from this config"),
+        ("gpt2", {"n_positions": 10**6}, r"has the shape \[128, 32\]|bias of the shape .* bytes, expected at most"),
+    ],
+)
+def test_a_config_whose_sizes_cannot_be_true_is_refused(tmp_path, model_type, fields, message):
+    source = tiny.save_model(tmp_path / "source", model_type)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **fields}))
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidInput, match=message):
+        exported_to(tmp_path / "out", snapshot=source)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 200_000
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+def test_a_config_that_lacks_a_size_is_refused(tmp_path, name):
+    source = tiny.save_model(tmp_path / "source", "llama")
+    config = json.loads((source / "config.json").read_text())
+    del config[name]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInput, match="belongs to these weights"):
+        exported_to(tmp_path / "out", snapshot=source)
+
+
+def test_code_beside_a_checkpoint_is_not_run(tmp_path):
+    source = tiny.save_model(tmp_path / "source", "llama")
+    config = json.loads((source / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "evil.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    snapshot, out, _ = exported_decoder.make(source, tmp_path)
+    assert not (tmp_path / "was_here").exists()
+    assert not (snapshot / "evil.py").exists()
+    checks.equal_to_original(snapshot, out)
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"model_type": "lama"}, "does not know the architecture 'lama'. Did you mean"),
