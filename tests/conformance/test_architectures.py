@@ -36,6 +36,7 @@ REPRESENTATIVE = {
     "mamba": "states alone, a decay for each element",
     "bamba": "a decay for each head, written and read by groups of heads",
     "falcon_h1": "keys, values and states in one layer",
+    "inkling_text": "several states of convolutions in a layer, biases by learned distance",
     "nemotron_h": "layers that keep nothing",
     "olmo_hybrid": "the gated delta rule",
     "kimi_linear": "the gated delta rule with a decay for each channel",

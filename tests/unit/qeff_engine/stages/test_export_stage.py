@@ -312,8 +312,8 @@ def test_a_decoder_that_takes_no_cache_is_unsupported(tmp_path):
 
 
 def test_a_decoder_with_states_of_an_unknown_kind_is_unsupported(tmp_path):
-    configs.model("deepseek_v32").save_pretrained(tmp_path / "source")
-    with pytest.raises(Unsupported, match="keeps a state of the kind DynamicIndexedLayer"):
+    configs.model("deepseek_v4").save_pretrained(tmp_path / "source")
+    with pytest.raises(Unsupported, match="keeps a state of the kind DeepseekV4"):
         exported_to(tmp_path / "out", snapshot=tmp_path / "source")
 
 
