@@ -23,8 +23,8 @@ def stage_context(tmp_path, simulated_sdk_root):
     return make
 
 
-# A hybrid, and one whose states have no length, among them. By these seeds every choice among the logits is clear by 0.017:
-# float16 may change smaller gaps.
+# A hybrid and one whose states have no length are among them. By these seeds every choice among the logits is clear by
+# 0.017: float16 may change smaller gaps.
 @pytest.mark.parametrize(("model_type", "seed"), [("llama", 6), ("qwen3_5_text", 6), ("mamba", 9), ("mixtral", 16)])
 def test_a_device_says_what_the_original_says(model_type, seed, tmp_path, stage_context):
     snapshot = tiny.save_model(tmp_path / "snapshot", model_type, seed=seed)
