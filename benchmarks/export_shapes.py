@@ -98,7 +98,10 @@ def _depths(root: Path, runs: int) -> list[measure.Figure]:
             peer_cpu_s[depth] = measure.run(command).cpu_s
     figures = [
         measure.Figure(
-            name=f"export of {depth} layers, CPU beside dynamo", ours=value, peer=peer_cpu_s.get(depth), unit="s"
+            name=f"export of {depth} layers, CPU" + (" beside dynamo" if depth in peer_cpu_s else ""),
+            ours=value,
+            peer=peer_cpu_s.get(depth),
+            unit="s",
         )
         for depth, value in cpu_s.items()
     ]
