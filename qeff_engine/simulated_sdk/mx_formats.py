@@ -118,7 +118,9 @@ def _round_blocks(blocks: Float32, *, emax: int, largest: float, floats: bool) -
     """Round blocks along axis 2, on the exponent fields of the numbers alone as long as no power of two underflows."""
     field = blocks.view(np.int32) & _EXPONENT_FIELD
     top = field.max(axis=2, keepdims=True)
-    if np.any((top > 0) & (top < _SMALLEST_FAST)) or np.any(top == _EXPONENT_FIELD):
+    # The field of subnormal numbers is that of zero.
+    small = top < _SMALLEST_FAST
+    if np.any(top == _EXPONENT_FIELD) or (np.any(small) and np.any(np.where(small, blocks, 0))):
         return _round_extreme_blocks(blocks, emax=emax, largest=largest, floats=floats)
     scale = np.maximum(top, _SMALLEST_FAST) - (emax << _FIELD_SHIFT)
     # Below 1.0 elements of a floating format are subnormal, so the step stops shrinking there.
