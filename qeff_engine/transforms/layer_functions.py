@@ -174,9 +174,20 @@ def _traced(kind: Kind, *, fake_mode: Any) -> ir.Function:
         )
     graph = model.graph
     _initializers_to_constants(graph)
+    _copy_what_passes_through(graph)
     function = ir.Function(DOMAIN, kind.name, "", graph=graph, attributes=[])
     function.opset_imports.update(model.opset_imports)
     return function
+
+
+def _copy_what_passes_through(graph: ir.Graph) -> None:
+    """Give an output that is an input a value of its own: in a function they cannot be one."""
+    for index, output in enumerate(graph.outputs):
+        if any(output is value for value in graph.inputs):
+            copy = ir.node("Identity", [output])
+            copy.outputs[0].name = f"passed.{index}"
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
 
 
 @contextlib.contextmanager
