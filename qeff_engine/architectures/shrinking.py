@@ -8,6 +8,7 @@ from typing import Any
 
 VOCAB_SIZE = 128
 _MOST_LAYERS = 8
+_FEW_LAYERS = 16  # so many are left as they are
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _LARGEST: Mapping[str, int] = MappingProxyType(
@@ -78,10 +79,15 @@ def _is_by_layer(value: Any, *, count: int) -> bool:
 
 
 def _layers_with_all_kinds(fields: Mapping[str, Any], *, count: int) -> int:
-    """The fewest first layers that have every kind of layer, at least two and at most :data:`_MOST_LAYERS`."""
+    """The fewest first layers that have every kind of layer, at least two and at most :data:`_MOST_LAYERS`.
+
+    A model of few layers keeps them all: their number may be bound to others.
+    """
+    if count <= _FEW_LAYERS:
+        return count
     kinds = [tuple(map(str, kind)) for kind in zip(*_by_layer(fields, count=count), strict=True)] or [()] * count
     number = next(number for number in range(1, count + 1) if set(kinds[:number]) == set(kinds))
-    return min(max(number, 2), count, _MOST_LAYERS)
+    return min(max(number, 2), _MOST_LAYERS)
 
 
 def _by_layer(fields: Mapping[str, Any], *, count: int) -> list[list[Any]]:

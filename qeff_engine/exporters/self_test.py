@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 
 from qeff_engine import exported, tasks
 from qeff_engine.architectures import classes, shrinking
@@ -31,6 +32,7 @@ _FAILURES = (
     AssertionError,
     ArithmeticError,
     ImportError,
+    StrictDataclassError,
 )
 
 

@@ -20,6 +20,7 @@ import transformers
 
 from qeff_engine import tasks
 from qeff_engine.errors import EngineError, Unsupported
+from qeff_engine.exporters import self_test
 from qeff_engine.stages import export
 from tests.parity import checks, configs
 from tests.parity.results import ERROR, IMPOSSIBLE, PASS, UNSUPPORTED, WRONG, Result
@@ -105,7 +106,7 @@ def attempt(name: str, *, key: str = "") -> Result:
         except Unsupported as error:
             return _result(name, key, status=UNSUPPORTED, reason=str(error.args[0]))
         except checks.Different as error:
-            return _result(name, key, status=WRONG, reason=str(error))
+            return _refused(name, key) or _result(name, key, status=WRONG, reason=str(error))
         except EngineError as error:
             return _result(name, key, status=ERROR, reason=f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001  # whatever a model's code raises is the result
@@ -119,6 +120,15 @@ def attempt(name: str, *, key: str = "") -> Result:
         export_cpu_s=found.export_cpu_s,
         num_layer_functions=found.num_layer_functions,
     )
+
+
+def _refused(name: str, key: str) -> Result | None:
+    """That the export refuses an architecture by its own try of a small model, if it does."""
+    try:
+        self_test.require_agreement(configs.config(name))
+    except Unsupported as error:
+        return _result(name, key, status=UNSUPPORTED, reason=str(error.args[0]))
+    return None
 
 
 def _result(name: str, key: str, *, status: str, reason: str) -> Result:
