@@ -6,5 +6,10 @@ from qeff_engine.architectures.form import Architecture
 
 ARCHITECTURE = Architecture(
     model_types=("zaya",),
-    unsupported="its attention keeps the last columns and values of a call, whether they are tokens or padding.",
+    replacements={
+        # It keeps the last columns and values of a call, whether they are tokens or padding.
+        "transformers.models.zaya.modeling_zaya:ZayaCCAProjection.forward": (
+            "qeff_engine.transforms.convolved_attention:projection"
+        ),
+    },
 )

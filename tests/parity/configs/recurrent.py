@@ -134,5 +134,12 @@ TABLE: Mapping[str, Entry] = {
         adapter_rank=4,
         use_mem_rope=True,
     ),
-    "zaya": entry(num_experts_per_tok=1, router_hidden_size=16),
+    "zaya": entry(
+        num_hidden_layers=3,
+        layer_types=["hybrid", "hybrid_sliding", "hybrid"],
+        num_experts_per_tok=1,
+        router_hidden_size=16,
+        attention_bias=True,
+        cca_time1=3,
+    ),
 }
