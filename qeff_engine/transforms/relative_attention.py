@@ -50,6 +50,25 @@ def forward(
     return self.o_proj(mixed_BSHK.reshape(batch, length, -1)), None
 
 
+def relative_logits(
+    self: Any, relative_states: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor
+) -> torch.Tensor:
+    """The bias [B, H, S, C] of an attention that numbers the tokens of a call and adds where the call begins.
+
+    Args:
+        self: the module.
+        relative_states: what is asked of the distances [B, S, H, R].
+        query_positions: positions [B, S] with 0 to S - 1 added to them: asked where the call begins, the cache says
+            the position of each token.
+        key_positions: 0 to C - 1.
+    """
+    length = relative_states.shape[1]
+    bias_BHSE = (relative_states @ self.proj).transpose(1, 2)
+    # While states are looked for, there is one row.
+    positions_BS = (query_positions - torch.arange(length)).reshape(-1, length)
+    return _by_distance(bias_BHSE, positions_BS=positions_BS, ctx_len=key_positions.shape[0])
+
+
 def _by_distance(bias_BHSE: torch.Tensor, *, positions_BS: torch.Tensor, ctx_len: int) -> torch.Tensor:
     """The bias [B, H, S, C] of each key: that of its distance, and 0 where it has none."""
     extent = bias_BHSE.shape[3]
