@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from qeff_engine.architectures.form import Architecture
 
+_MODULE = "transformers.models.qwen4_exp.modeling_qwen4_exp"
+
 ARCHITECTURE = Architecture(
-    model_types=("qwen4_exp_text", "qwen4_exp"),
-    unsupported=(
-        "its indexer gathers blocks of visible tokens in a loop over every token, and its n-gram embeddings keep "
-        "token numbers in a convolution's state, where float16 holds them exactly up to 2048 only."
-    ),
+    model_types=("qwen4_exp_text",),
+    replacements={
+        f"{_MODULE}:Qwen4ExpTextQSAIndexer.forward": "qeff_engine.transforms.block_indexing:choose",
+        f"{_MODULE}:Qwen4ExpTextNGramEmbedding.forward": "qeff_engine.transforms.block_indexing:embed_ngrams",
+    },
 )

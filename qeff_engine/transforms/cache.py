@@ -101,6 +101,16 @@ class RetainedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has 
             :, 0
         ]
 
+    @property
+    def indexer_position_ids(self) -> torch.Tensor:
+        """The positions [3, B, C] of the index keys along three axes; a model puts those of its call behind."""
+        size_B, _, size_C, _ = self._states[INDEX].shape
+        return torch.arange(size_C).expand(3, size_B, -1)
+
+    @indexer_position_ids.setter
+    def indexer_position_ids(self, positions: torch.Tensor) -> None:
+        """Nothing to keep: where a key lies says its position."""
+
     def before(self, stem: str) -> torch.Tensor:
         """A state without length as this call finds it: zeros where a row begins at position 0."""
         state = self._states[stem]
