@@ -31,6 +31,7 @@ _AUTO_CLASSES: Mapping[str, str] = MappingProxyType(
 # Fields that count parts of a model, each of which takes time to make even without storage.
 _PARTS = re.compile(r"(?:^n|num|_local|routed)_(?:\w+_)?(layers?|heads?|experts|blocks)$")
 _MOST_PARTS = 1 << 16
+_MOST_LAYERS_WITHIN = 1 << 10  # of a tower, which the checkpoint of a decoder may leave out
 
 
 def require_known(config: Mapping[str, Any]) -> None:
@@ -62,7 +63,7 @@ def require_possible(config: Mapping[str, Any], *, num_tensors: int, within: str
 
     Args:
         config: the JSON object.
-        num_tensors: tensors of the checkpoint: each layer has one at least.
+        num_tensors: tensors of the checkpoint: each layer has one at least, if it is not of a tower that is left out.
         within: path of the object in ``config.json``, with a point behind.
 
     Raises:
@@ -72,7 +73,8 @@ def require_possible(config: Mapping[str, Any], *, num_tensors: int, within: str
         if isinstance(value, Mapping):
             require_possible(value, num_tensors=num_tensors, within=f"{within}{name}.")
         elif isinstance(value, int) and (found := _PARTS.search(name)):
-            most = num_tensors if found[1].startswith("layer") else _MOST_PARTS
+            layers = max(num_tensors, _MOST_LAYERS_WITHIN) if within else num_tensors
+            most = layers if found[1].startswith("layer") else _MOST_PARTS
             if value > most:
                 raise InvalidInput(
                     f"config.json says {value} for {within}{name}, expected at most {most}.",
