@@ -94,11 +94,23 @@ def time_of_failover(database: Database, settings: Settings) -> float:
         try:
             # Until the second one has waited for the lead at least once: it is up when it has opened the database.
             wait_until(lambda: any(Path(path).samefile(settings.home / "farm.db") for path in _open_files(second.pid)))
+            # The one of the last run has ended, and is still named until the next one leads.
+            wait_until(lambda: _lives(holder()))
             first = holder()
-            os.kill(int(first.split(":")[1]), signal.SIGKILL)
+            os.kill(_pid(first), signal.SIGKILL)
             return wait_until(lambda: holder() != first)
         finally:
             second.terminate()
+
+
+def _pid(holder: str) -> int:
+    return int(holder.split(":")[1])
+
+
+def _lives(holder: str) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(_pid(holder)))
 
 
 def _open_files(pid: int) -> list[str]:
