@@ -7,7 +7,7 @@ integers (nothing is rounded again), made one module at a time when they are ask
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +227,14 @@ def replace_linears(model: nn.Module, checkpoint: QuantizedCheckpoint) -> dict[s
     prefix = getattr(model, "base_model_prefix", "")
     replaced: dict[str, str] = {}
     for module in checkpoint.modules:
-        name = next((name for name in _spellings(module, prefix) if _is_linear(model, name)), None)
-        if name is None:
+        found = next(_linears(model, _spellings(module, prefix)), None)
+        if found is None:
             raise Unsupported(
                 f"The checkpoint quantizes {module}, which is no linear of {type(model).__name__}.",
                 advice="Start from the float checkpoint and quantize it with --quantize.",
             )
-        linear = model.get_submodule(name)
-        stand_in = checkpoint.stand_in(module, bias=linear.bias)  # type: ignore[arg-type]
+        name, linear = found
+        stand_in = checkpoint.stand_in(module, bias=linear.bias)
         model.set_submodule(name, stand_in.train(linear.training))
         replaced[name] = module
     return replaced
@@ -248,8 +248,12 @@ def _spellings(module: str, prefix: str) -> Iterator[str]:
         yield module.removeprefix(prefix + ".")
 
 
-def _is_linear(model: nn.Module, name: str) -> bool:
-    try:
-        return isinstance(model.get_submodule(name), nn.Linear)
-    except AttributeError:
-        return False
+def _linears(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """Those of the names that are linears of the model, with them."""
+    for name in names:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            continue
+        if isinstance(module, nn.Linear):
+            yield name, module

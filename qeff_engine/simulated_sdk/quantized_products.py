@@ -7,7 +7,7 @@ any other. Values are expanded piece by piece while they are written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -190,15 +190,15 @@ def _check_sizes(node: onnx.NodeProto, *, weight: ExpandedWeight) -> None:
             raise _refused(node, f"its {name} have {found} values, expected {wanted} for {rows} x {columns}")
 
 
-def _rewrite(nodes: Sequence[onnx.NodeProto]) -> None:
+def _rewrite(nodes: MutableSequence[onnx.NodeProto]) -> None:
     """``MatMul`` with the transposed weight in the place of every product, also inside branches."""
     result: list[onnx.NodeProto] = []
     for node in nodes:
         for graph in graph_walk.subgraphs(node):
             _rewrite(graph.node)
         result.extend(_plain(node) if _is_quantized(node) else [node])
-    del nodes[:]  # type: ignore[attr-defined]
-    nodes.extend(result)  # type: ignore[attr-defined]
+    del nodes[:]
+    nodes.extend(result)
 
 
 def _plain(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
@@ -232,7 +232,7 @@ def _drop_unread_arguments(
     return True
 
 
-def _without(names: Sequence[str], numbers: Sequence[int]) -> None:
+def _without(names: MutableSequence[str], numbers: Sequence[int]) -> None:
     kept = [name for number, name in enumerate(names) if number not in numbers]
-    del names[:]  # type: ignore[attr-defined]
-    names.extend(kept)  # type: ignore[attr-defined]
+    del names[:]
+    names.extend(kept)

@@ -103,7 +103,7 @@ def _decoded(path: Path, *, header: gguf_header.Header, model: Any) -> Iterator[
         try:
             kind = gguf.GGMLQuantizationType(tensor.kind)
             values = gguf.dequantize(raw.reshape(*tensor.shape[:-1], -1), kind)
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # no such type, or one that gguf knows and cannot decode
             raise Unsupported(
                 f"Tensor {tensor.name} of {path} has the type {tensor.kind}, which cannot be decoded.",
                 advice="Use a file with another quantization.",

@@ -6,6 +6,7 @@ Shape legend: B batch, S tokens of a call, C context length, D hidden size, V vo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -357,7 +358,7 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
         with weightless.fake_mode, tracing.untraceable_is_unsupported(type(weightless.module).__name__):
             made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs, variant=variant))
             arguments = decoder_arguments(decoder, made, states=list(decoder.states))
-            calls.append(layer_calls.record(lambda args=arguments: decoder(*args), layers=layers))  # type: ignore[misc]
+            calls.append(layer_calls.record(functools.partial(decoder, *arguments), layers=layers))
     kinds = layer_calls.kinds_of(calls[0], calls[1], layers=layers, layouts=decoder.layouts)
     bodies = layer_functions.Bodies(kinds, fake_mode=weightless.fake_mode)
     first = decoder.first_keys

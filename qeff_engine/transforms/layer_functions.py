@@ -193,7 +193,7 @@ def _copy_what_passes_through(graph: ir.Graph) -> None:
 @contextlib.contextmanager
 def _watched_numbers(layer: nn.Module) -> Iterator[None]:
     owners = [module for module in layer.modules() if type(vars(module).get("layer_idx")) is int]
-    with patching.attributes([(owner, "layer_idx", LayerNumber(owner.layer_idx)) for owner in owners]):  # type: ignore[arg-type]
+    with patching.attributes([(owner, "layer_idx", LayerNumber(vars(owner)["layer_idx"])) for owner in owners]):
         yield
 
 

@@ -94,10 +94,11 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
 
 def _remind_of_numbers(layers: nn.ModuleList) -> None:
     """Number the parts of layers that were told their layer's number and forgot it."""
+    part: Any
     for number, layer in enumerate(layers):
         for part in layer.modules():
             if "layer_idx" in inspect.signature(type(part).__init__).parameters and not hasattr(part, "layer_idx"):
-                part.layer_idx = number  # type: ignore[assignment]
+                part.layer_idx = number
 
 
 def _layout(layer: Any) -> LayerLayout | None:
