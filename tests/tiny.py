@@ -19,7 +19,7 @@ BOS, EOS, PAD = 256, 257, 258
 VOCAB_SIZE = 260  # 256 bytes, the three special tokens, one that no text has
 SLIDING_WINDOW = 6
 
-_COMMON: Mapping[str, Any] = MappingProxyType(
+COMMON: Mapping[str, Any] = MappingProxyType(
     {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 32,
@@ -32,7 +32,6 @@ _COMMON: Mapping[str, Any] = MappingProxyType(
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "pad_token_id": PAD,
-        "tie_word_embeddings": False,
     }
 )
 _TIED: Mapping[str, Any] = MappingProxyType({"tie_word_embeddings": True})
@@ -70,7 +69,7 @@ DECODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def config(model_type: str, *, fields: Mapping[str, Any] | None = None) -> Any:
     """The tiny config of an architecture of :data:`DECODERS`, with ``fields`` over it."""
-    values = {**_COMMON, **DECODERS[model_type], **(fields or {})}
+    values = {**COMMON, "tie_word_embeddings": False, **DECODERS[model_type], **(fields or {})}
     return transformers.AutoConfig.for_model(model_type, **values)
 
 

@@ -14,13 +14,13 @@ from farm import settings as farm_settings
 from farm import testing
 from farm.db import Database
 from farm.errors import StaleTransition
+from farm.lifecycle import admission, leadership
 from farm.lifecycle import attempts as running
-from farm.lifecycle import leadership
 from farm.models import attempts, devices, jobs, owners
 from farm.models import history as samples
 from farm.placement import estimates
 from farm.plan import Plan, PlannedJob, PlannedPoint
-from farm.scheduling import capacity, history, maintenance, rounds
+from farm.scheduling import candidates, capacity, history, maintenance, rounds
 from qeff_engine.spec import Stage
 
 DAY_S = 86_400.0
@@ -198,6 +198,14 @@ def test_a_device_remembers_the_models_that_it_ran_last(each_database: Database)
         }
 
 
+def num_predicted_anew(database: Database) -> int:
+    """Note what ready runs are predicted to take by all that is known; how many rows changed."""
+    with database.write() as connection:
+        rows = candidates.heads(connection, limit=100, of_device=True)
+        predicted = history.predict(connection, [row.id for row in rows], sdk="")
+        return admission.predict_anew(connection, rows, predicted, term=None)
+
+
 def test_jobs_that_were_ready_before_are_predicted_anew(each_database: Database) -> None:
     host = testing.add_host(each_database)
     waiting, failed = runs(1, tag="waits"), runs(1, tag="has failed")
@@ -206,6 +214,7 @@ def test_jobs_that_were_ready_before_are_predicted_anew(each_database: Database)
     rounds.admit(each_database, term=None, max_age_s=60.0)
     with each_database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == 2).values(failures=1, ram_bytes=1 << 40))
+    assert num_predicted_anew(each_database) == 0, "nothing was learnt yet"
     finish_runs(each_database, runs(1), host=host, seconds=10_000.0, peak_rss_bytes=1 << 30)
     learn(each_database)
     rounds.place(each_database, term=None, max_age_s=60.0, half_life_s=DAY_S, learnt=True)
@@ -214,6 +223,23 @@ def test_jobs_that_were_ready_before_are_predicted_anew(each_database: Database)
     assert [row.expected_s for row in rows] == pytest.approx([10_000.0] * 2, rel=0.01)
     assert rows[0].ram_bytes > 1 << 30
     assert rows[1].ram_bytes == 1 << 40, "raised for the next try"
+
+
+@pytest.mark.parametrize(("known_s", "number"), [(1.04, 0), (0.96, 0), (1.06, 1), (0.94, 1), (None, 1)])
+def test_a_prediction_that_hardly_differs_is_left_as_it_is(
+    each_database: Database, known_s: float | None, number: int
+) -> None:
+    host = testing.add_host(each_database)
+    finish_runs(each_database, runs(1, tag="before"), host=host)
+    learn(each_database)
+    testing.add_submission(each_database, runs(1, tag="waits"))
+    rounds.admit(each_database, term=None, max_age_s=60.0)
+    assert num_predicted_anew(each_database) == 0
+    with each_database.write() as connection:
+        factor = sa.literal(known_s, sa.Float)  # of what would be predicted; None when nothing is noted
+        connection.execute(sa.update(jobs).where(jobs.c.state == "ready").values(expected_s=jobs.c.expected_s / factor))
+    assert num_predicted_anew(each_database) == number
+    assert num_predicted_anew(each_database) == 0, "what was written is right"
 
 
 def test_a_guess_at_memory_is_what_the_claim_reserves(each_database: Database) -> None:

@@ -29,17 +29,7 @@ TABLE: Mapping[str, Entry] = MappingProxyType(
 # Applied where the configuration has a field of that name.
 COMMON: Mapping[str, Any] = MappingProxyType(
     {
-        "vocab_size": tiny.VOCAB_SIZE,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 128,
-        "bos_token_id": tiny.BOS,
-        "eos_token_id": tiny.EOS,
-        "pad_token_id": tiny.PAD,
+        **tiny.COMMON,
         "sliding_window": tiny.SLIDING_WINDOW,
         # encoders and decoders in one
         "d_model": 32,
