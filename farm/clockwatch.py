@@ -1,4 +1,4 @@
-"""What a clock that is set by hand, put right after a boot, or of a machine that slept must not deceive.
+"""Notices when the database's clock jumps: set by hand, put right after a boot, or a machine that slept.
 
 All leases, and what else lasts until a time, are by that clock. After a jump forward all of them look over though
 nobody is late; after a jump backward none ends for as long as the jump was. So the scheduler takes nothing for a while

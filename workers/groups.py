@@ -51,7 +51,7 @@ class Group:
 
     Attributes:
         pid: of the leader, which is also the number of the session and the process group; 0 when not known.
-        birth: of the leader, see :func:`farm.clockwatch.birth`.
+        birth: of the leader, see :func:`farm.births.birth`.
         mark: what all of them wear, see :func:`wear`; 0 for none.
     """
 

@@ -48,7 +48,7 @@ def _submissions(options: argparse.Namespace, context: Context) -> int:
         expected = _arrivals.expected(context, connection, found)
     following = found[-1].id if len(found) == options.limit else None
     if options.json:
-        documents = [{**row.to_json(), "expected_at": expected.at.get(row.id)} for row in found]
+        documents = [{**dataclasses.asdict(row), "expected_at": expected.at.get(row.id)} for row in found]
         context.out.json({"rows": documents, "next": following})
         return 0
     headers = ("id", "name", "owner", "state", "jobs", "expected", "created")

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
     if options.json:
         document = _to_json(found)
         if kind == _ids.SUBMISSION:
-            document["submission"] = {**found["submission"].to_json(), "expected_at": expected.at.get(number)}
+            document["submission"] = {**document["submission"], "expected_at": expected.at.get(number)}
         context.out.json(document)
     elif kind == _ids.SUBMISSION:
         _print_submission(context, found, expected=expected.fully(number))

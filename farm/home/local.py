@@ -44,7 +44,7 @@ class ProcessId:
 
     Attributes:
         pid: its number.
-        birth: see :func:`farm.clockwatch.birth`.
+        birth: see :func:`farm.births.birth`.
     """
 
     pid: int

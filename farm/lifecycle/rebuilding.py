@@ -1,7 +1,7 @@
 """What follows when an attempt finds that the bytes of an input are damaged or gone.
 
 The actions that gave the artifact are not believed any more, and the attempt's job waits for what makes it again, see
-:mod:`farm.lifecycle.settling`; then it is tried again. What makes it may find its own inputs damaged in turn. Each
+:mod:`farm.lifecycle.remaking`; then it is tried again. What makes it may find its own inputs damaged in turn. Each
 discovery counts as a failure of the job that made it, which bounds them all.
 """
 

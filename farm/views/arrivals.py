@@ -17,10 +17,51 @@ import sqlalchemy as sa
 
 from farm.models import attempts, cores, devices, history, hosts, jobs, literal, nodes
 from farm.placement import estimates
-from farm.states import FINAL, JobState
+from farm.states import JobState
 from farm.views import queries
 from qeff_engine.spec import Stage
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Jobs of one stage and one state of a submission that have not ended.
+
+    Attributes:
+        num_cores: of all of them, on all of their devices; 0 of a stage that needs host slots.
+        held: one of them is not placed, since the submission is paused.
+        expected_s: the longest predicted running time; None before one is ready.
+        num_forecast: how many have a forecast of their start.
+        ends_at: the latest end by those forecasts.
+    """
+
+    state: JobState
+    stage: str
+    num_jobs: int
+    num_cores: int
+    held: bool
+    expected_s: float | None
+    num_forecast: int
+    ends_at: float | None
+
+
+_FIGURES: Mapping[str, sa.ColumnElement[Any]] = {
+    "stage": jobs.c.stage,
+    "num_jobs": sa.func.count(),
+    "num_cores": sa.func.sum(jobs.c.num_cores * jobs.c.num_devices),
+    "held": sa.func.max(jobs.c.held),
+    "expected_s": sa.func.max(jobs.c.expected_s),
+    "num_forecast": sa.func.count(jobs.c.forecast_at),
+    "ends_at": sa.func.max(jobs.c.forecast_at + jobs.c.expected_s),
+}
+_GROUPS = (
+    sa.select(jobs.c.submission_id, jobs.c.state, *_FIGURES.values())
+    .where(
+        jobs.c.submission_id.in_(sa.bindparam("submissions", expanding=True)),
+        jobs.c.finished_at.is_(None),
+        jobs.c.unsubscribed_at.is_(None),
+    )
+    .group_by(jobs.c.submission_id, jobs.c.state, jobs.c.stage)
+)
 _RUNNING = (
     sa.select(jobs.c.submission_id, jobs.c.expected_s, jobs.c.stage, attempts.c.started_at)
     .join(jobs, jobs.c.id == attempts.c.job_id)
@@ -70,7 +111,15 @@ def expected(
     running: dict[int, list[Any]] = collections.defaultdict(list)
     for row in connection.execute(_RUNNING):
         running[row.submission_id].append(row)
-    return {one.id: _done_at(one.groups, running[one.id], farm=farm, now=now) for one in unfinished}
+    groups = _groups(connection, [one.id for one in unfinished])
+    return {one.id: _done_at(groups[one.id], running[one.id], farm=farm, now=now) for one in unfinished}
+
+
+def _groups(connection: sa.Connection, submission_ids: Sequence[int]) -> Mapping[int, list[_Group]]:
+    found: dict[int, list[_Group]] = collections.defaultdict(list)
+    for submission_id, state, *figures in connection.execute(_GROUPS, {"submissions": submission_ids}):
+        found[submission_id].append(_Group(state=JobState(state), **dict(zip(_FIGURES, figures, strict=True))))
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +137,8 @@ def _typical_s(connection: sa.Connection) -> dict[str, float]:
     }
 
 
-def _done_at(groups: Sequence[queries.Group], running: Sequence[Any], *, farm: _Farm, now: float) -> float | None:
+def _done_at(groups: Sequence[_Group], running: Sequence[Any], *, farm: _Farm, now: float) -> float | None:
     """When everything of a submission is expected to have ended."""
-    groups = [group for group in groups if group.state not in FINAL]
     if any(group.held or group.stage not in farm.typical_s for group in groups):
         return None
     ends = [now]

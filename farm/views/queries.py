@@ -20,28 +20,6 @@ from farm.states import FINAL, JobState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
-    """Jobs of one stage and one state of a submission.
-
-    Attributes:
-        num_cores: of all of them, on all of their devices; 0 of a stage that needs host slots.
-        held: one of them is not placed, since the submission is paused.
-        expected_s: the longest predicted running time; None before one is ready.
-        num_forecast: how many have a forecast of their start.
-        ends_at: the latest end by those forecasts.
-    """
-
-    state: JobState
-    stage: str
-    num_jobs: int
-    num_cores: int
-    held: bool
-    expected_s: float | None
-    num_forecast: int
-    ends_at: float | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Submission:
     """A submission and how far it is.
 
@@ -50,7 +28,6 @@ class Submission:
         state: :func:`overall` of the counts.
         finished_at: when its last job ended; None while one has not.
         paused_at, paused_by: since when nothing of it is placed, and who wants that; None when it is not paused.
-        groups: its jobs by state and stage, of which its forecast is made.
     """
 
     id: int
@@ -67,11 +44,6 @@ class Submission:
     finished_at: float | None
     paused_at: float | None = None
     paused_by: str | None = None
-    groups: tuple[Group, ...] = dataclasses.field(default=(), repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields but for the groups, as JSON values."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "groups"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,18 +160,9 @@ _SUBMISSION_COLUMNS = (
     *("id", "name", "owner", "kind", "priority", "labels", "request", "created_at"),
     *("paused_at", "paused_by", "deadline_at"),
 )
-_FIGURES: Mapping[str, sa.ColumnElement[Any]] = {
-    "stage": jobs.c.stage,
-    "num_jobs": sa.func.count(),
-    "num_cores": sa.func.sum(jobs.c.num_cores * jobs.c.num_devices),
-    "held": sa.func.max(jobs.c.held),
-    "expected_s": sa.func.max(jobs.c.expected_s),
-    "num_forecast": sa.func.count(jobs.c.forecast_at),
-    "ends_at": sa.func.max(jobs.c.forecast_at + jobs.c.expected_s),
-}
 _TALLY = sa.select(
-    jobs.c.submission_id, sa.func.max(following.SEEN_FINISHED_AT), following.SEEN_STATE, *_FIGURES.values()
-).group_by(jobs.c.submission_id, following.SEEN_STATE, jobs.c.stage)
+    jobs.c.submission_id, sa.func.max(following.SEEN_FINISHED_AT), following.SEEN_STATE, sa.func.count()
+).group_by(jobs.c.submission_id, following.SEEN_STATE)
 _DEVICE_NAME = devices.c.sku + sa.literal("/") + sa.cast(devices.c.qid, sa.Text)
 
 
@@ -239,21 +202,17 @@ def submission(connection: sa.Connection, submission_id: int) -> Submission:
 
 def _submissions(connection: sa.Connection, query: sa.Select[Any]) -> list[Submission]:
     rows = connection.execute(query).mappings().all()
-    groups: dict[int, list[Group]] = collections.defaultdict(list)
-    counts: dict[int, collections.Counter[JobState]] = collections.defaultdict(collections.Counter)
+    counts: dict[int, dict[JobState, int]] = collections.defaultdict(dict)
     ends: dict[int, float] = {}
     # One look at all jobs of a page: of a large submission that is what a list costs.
     tally = _TALLY.where(jobs.c.submission_id.in_([row["id"] for row in rows]))
-    for submission_id, end, state, *figures in connection.execute(tally):
-        group = Group(state=JobState(state), **dict(zip(_FIGURES, figures, strict=True)))
-        groups[submission_id].append(group)
-        counts[submission_id][group.state] += group.num_jobs
+    for submission_id, end, state, number in connection.execute(tally):
+        counts[submission_id][JobState(state)] = number
         ends[submission_id] = max(ends.get(submission_id, 0.0), end or 0.0)
     return [
         Submission(
             **{name: row[name] for name in _SUBMISSION_COLUMNS},
-            counts=dict(counts[row["id"]]),
-            groups=tuple(groups[row["id"]]),
+            counts=counts[row["id"]],
             state=overall(counts[row["id"]]),
             finished_at=ends[row["id"]] if all(state in FINAL for state in counts[row["id"]]) else None,
         )
