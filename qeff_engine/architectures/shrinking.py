@@ -47,10 +47,9 @@ def shrunk(config: Any) -> Any:
 
 def _small(fields: Mapping[str, Any]) -> dict[str, Any]:
     small = {name: _limited(name, value) for name, value in fields.items()}
-    for heads in ("num_attention_heads",):
-        key_heads = fields.get("num_key_value_heads")
-        if isinstance(key_heads, int) and isinstance(fields.get(heads), int):
-            small["num_key_value_heads"] = _fewer(key_heads, of=fields[heads], among=small[heads])
+    heads, key_heads = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(key_heads, int):
+        small["num_key_value_heads"] = _fewer(key_heads, of=heads, among=small["num_attention_heads"])
     counts = [fields[name] for name in _LAYERS if isinstance(fields.get(name), int)]
     if counts:
         number = _layers_with_all_kinds(fields, count=counts[0])
