@@ -24,6 +24,8 @@ from workers.memory import HostMemory
 from workers.meter import Gauge, Meter
 
 MIB = 1 << 20
+# The kernel counts user and system time of each process in whole ticks of 10 ms: a little of what is computed is lost.
+COMPUTES_S, COUNTED_S = 0.5, 0.4
 
 
 @pytest.fixture
@@ -52,22 +54,22 @@ def held(attempt: Attempt, words: str) -> int:
 
 
 def test_orphaned_grandchildren_count_with_what_they_computed_and_held(node: AttemptNode, tmp_path: Path) -> None:
-    job_id = resolve_job(node, f"use=2:100:0.4:{tmp_path / 'used'}")
+    job_id = resolve_job(node, f"use=2:100:{COMPUTES_S}:{tmp_path / 'used'}")
     assert node.run(job_id).state is JobState.SUCCEEDED
     used = last_attempt(node, job_id)
     assert used.cpu_s is not None
-    assert used.cpu_s > 2 * 0.4
+    assert used.cpu_s > 2 * COUNTED_S
     assert used.peak_rss_bytes is not None
     assert used.peak_rss_bytes > 2 * 100 * MIB
 
 
 def test_what_grandchildren_used_counts_also_when_they_are_killed(node: AttemptNode, tmp_path: Path) -> None:
     flag = tmp_path / "used"
-    job_id = resolve_job(node, f"use=2:1:0.4:{flag}:on")
+    job_id = resolve_job(node, f"use=2:1:{COMPUTES_S}:{flag}:on")
     with node.running(job_id, until=flag), node.database.write() as connection:
         jobs.cancel(connection, job_id)
     assert node.job(job_id).state is JobState.CANCELLED
-    assert (last_attempt(node, job_id).cpu_s or 0) > 2 * 0.4
+    assert (last_attempt(node, job_id).cpu_s or 0) > 2 * COUNTED_S
 
 
 def test_a_stage_that_holds_far_more_than_was_predicted_is_killed_and_gets_more_the_next_time(
