@@ -75,8 +75,9 @@ parity: $(VENV)/.dev  ## every decoder architecture of transformers, exported an
 	@$(TEST_ENV) $(BIN)/python -m tests.parity run --shards 2
 	@$(BIN)/python -m tests.parity table
 
-docs: $(VENV)/.dev  ## docs/states.md and docs/schema.md, from the code
+docs: $(VENV)/.dev  ## docs/states.md, docs/schema.md and docs/compiler-flags.md, from the code
 	@$(BIN)/python -m farm.diagrams
+	@$(BIN)/python -m qeff_engine.compiler_flags.page
 
 bench: $(VENV)/.dev $(VENV)/.weights  ## every figure that README and docs quote
 	@$(BIN)/python -m benchmarks

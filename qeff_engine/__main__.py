@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 from qeff_engine import command_line, events, pipeline, program, spec, stage
+from qeff_engine.compiler_flags import asking
 from qeff_engine.errors import EngineError, HostOutOfMemory, InvalidInput
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
@@ -33,7 +34,7 @@ class Stopped(KeyboardInterrupt):
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = command_line.parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(asking.joined(sys.argv[1:] if argv is None else argv))
     if arguments.command == "doctor":
         return _doctor(arguments)
     try:

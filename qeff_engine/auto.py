@@ -7,18 +7,20 @@
     print(model.generate(prompts=["The capital of France is"]))
 
 They are thin: every method runs a stage as the farm does, and keeps its result by content, so that nothing is done
-twice. Options that a method does not name do not exist.
+twice. Options that a method does not name do not exist; flags of the compiler go into ``compiler_options``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qeff_engine import exported, spec, tasks
+from qeff_engine.compiler_flags import asking
 from qeff_engine.errors import InvalidInput
 from qeff_engine.library import loaded, model
+from qeff_engine.library.compiler_options import asked
 from qeff_engine.library.generating import Generating, as_tuple
 from qeff_engine.library.pictures import saved_pictures
 from qeff_engine.library.results import Embedded, GeneratedTexts
@@ -47,6 +49,10 @@ class QEFFAutoModelForCausalLM(Generating):
         num_devices: int = 1,
         mxfp6_matmul: bool = False,
         mxint8_kv_cache: bool = False,
+        mos: int | None = None,
+        ols: int | None = None,
+        aic_enable_depth_first: bool = False,
+        compiler_options: Mapping[str, object] | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> str:
@@ -60,6 +66,11 @@ class QEFFAutoModelForCausalLM(Generating):
             num_devices: devices that the program is sliced over.
             mxfp6_matmul: compress the weights to MXFP6.
             mxint8_kv_cache: keep the KV cache in MXINT8.
+            mos: over how many cores weights are split to save on-chip memory; None leaves it to the compiler.
+            ols: factor by which operations are split more finely; None leaves it to the compiler.
+            aic_enable_depth_first: let the compiler schedule depth first.
+            compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
+                underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
             onnx_path: graph of an earlier export, instead of exporting.
             compile_dir: put the program there, in a directory of its own; else it stays in the cache.
 
@@ -74,6 +85,9 @@ class QEFFAutoModelForCausalLM(Generating):
             num_devices=num_devices,
             mxfp6_matmul=mxfp6_matmul,
             mxint8_kv_cache=mxint8_kv_cache,
+            compiler_options=asked(
+                compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None
+            ),
         )
         return str(self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)[exported.DECODER])
 
@@ -128,6 +142,10 @@ class QEFFAutoModelForImageTextToText(Generating):
         num_devices: int = 1,
         mxfp6_matmul: bool = False,
         mxint8_kv_cache: bool = False,
+        mos: int | None = None,
+        ols: int | None = None,
+        aic_enable_depth_first: bool = False,
+        compiler_options: Mapping[str, object] | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> dict[str, str]:
@@ -141,6 +159,11 @@ class QEFFAutoModelForImageTextToText(Generating):
             num_devices: devices that the programs are sliced over.
             mxfp6_matmul: compress the weights to MXFP6.
             mxint8_kv_cache: keep the KV cache in MXINT8.
+            mos: over how many cores weights are split to save on-chip memory; None leaves it to the compiler.
+            ols: factor by which operations are split more finely; None leaves it to the compiler.
+            aic_enable_depth_first: let the compiler schedule depth first.
+            compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
+                underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
             onnx_path: one of the graphs of an earlier export, instead of exporting.
             compile_dir: put the programs there, in a directory of their own; else they stay in the cache.
 
@@ -158,6 +181,9 @@ class QEFFAutoModelForImageTextToText(Generating):
             num_devices=num_devices,
             mxfp6_matmul=mxfp6_matmul,
             mxint8_kv_cache=mxint8_kv_cache,
+            compiler_options=asked(
+                compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None
+            ),
         )
         paths = self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)
         return {"vision_qpc_path": str(paths[exported.VISION]), "lang_qpc_path": str(paths[exported.DECODER])}
@@ -274,6 +300,10 @@ class QEFFAutoModel(model.Model):
         batch_size: int = 1,
         num_devices: int = 1,
         mxfp6_matmul: bool = False,
+        mos: int | None = None,
+        ols: int | None = None,
+        aic_enable_depth_first: bool = False,
+        compiler_options: Mapping[str, object] | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> str:
@@ -285,6 +315,11 @@ class QEFFAutoModel(model.Model):
             batch_size: texts embedded together.
             num_devices: devices that the program is sliced over.
             mxfp6_matmul: compress the weights to MXFP6.
+            mos: over how many cores weights are split to save on-chip memory; None leaves it to the compiler.
+            ols: factor by which operations are split more finely; None leaves it to the compiler.
+            aic_enable_depth_first: let the compiler schedule depth first.
+            compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
+                underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
             onnx_path: graph of an earlier export, instead of exporting.
             compile_dir: put the program there, in a directory of its own; else it stays in the cache.
 
@@ -297,6 +332,9 @@ class QEFFAutoModel(model.Model):
             batch_size=batch_size,
             seq_len=seq_len,
             precision="mxfp6" if mxfp6_matmul else "fp16",
+            compiler_options=asking.canonical(
+                asked(compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None)
+            ),
         )
         return str(self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)[exported.ENCODER])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qeff_engine import gguf_header, safetensors_header, spec
-from qeff_engine.errors import InvalidInput
+from qeff_engine.errors import InvalidInput, near_miss
 from qeff_engine.safetensors_header import TensorPlace
 
 CONFIG_NAME = "config.json"
@@ -245,7 +245,7 @@ def _path_advice(path: Path) -> str:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
         names = []
-    hint = spec.near_miss(path.name, names) if names else ""
+    hint = near_miss(path.name, names) if names else ""
     return hint if hint.startswith("Did") else "Check the spelling."
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import qeff_engine
 from qeff_engine import spec, stage
+from qeff_engine.compiler_flags import asking
+from qeff_engine.compiler_flags.table import FLAGS, OFFERED
 from qeff_engine.errors import InvalidInput
 
 EPILOG = """\
@@ -29,7 +31,12 @@ _ABOUT = {
     spec.Stage.COMPILE: "compile an exported model to a program for the card",
     spec.Stage.RUN: "run a program on a device and measure it",
 }
-_COMPUTED = {spec.Stage.RESOLVE: ("kind", "fingerprint")}  # read off the source
+_COMPUTED = {
+    spec.Stage.RESOLVE: ("kind", "fingerprint"),  # read off the source
+    spec.Stage.COMPILE: ("compiler_options", "unlisted_flags"),  # read off options of their own
+}
+# Compiler options with an option of their own, since everybody tunes them; the others go through --compiler-option.
+_OWN_OPTIONS = ("mos", "ols")
 _NAME_OF_TYPE = {int: "N", str: "TEXT"}
 
 
@@ -71,7 +78,25 @@ def stage_spec(arguments: argparse.Namespace) -> spec.StageSpec:
 
         resolve_spec: spec.StageSpec = checkpoint.resolve_spec(given["source"], revision=given.get("revision"))
         return resolve_spec
+    if kind is spec.CompileSpec:
+        given |= {"compiler_options": _compiler_options(arguments), "unlisted_flags": tuple(arguments.unlisted_flags)}
     return kind.from_json(given)
+
+
+def _compiler_options(arguments: argparse.Namespace) -> dict[str, object]:
+    """Compiler options by name; a word without a value is a flag that is there.
+
+    Raises:
+        InvalidInput: one is given twice, or its file cannot be read.
+    """
+    given: dict[str, object] = {name: value for name in _OWN_OPTIONS if (value := getattr(arguments, name)) is not None}
+    for word in arguments.compiler_options:
+        name, equals, value = word.partition("=")
+        name = asking.name_of(name)
+        if name in given:
+            raise InvalidInput(f"The compiler option {name} is given twice, expected each once.")
+        given[name] = value if equals else True
+    return asking.with_files(given)
 
 
 def inputs(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -103,6 +128,8 @@ def _add_stage_options(command: argparse.ArgumentParser, *, name: spec.Stage) ->
                 help=about.get(field.name, "").replace("%", "%%") + _default_text(field),
                 **_argument(hints[field.name], required=field.default is dataclasses.MISSING),
             )
+    if name is spec.Stage.COMPILE:
+        _add_compiler_options(command)
     files = command.add_argument_group("directories")
     for required, keys in ((True, stage.REQUIRED_INPUTS[name]), (False, stage.OPTIONAL_INPUTS[name])):
         for key in keys:
@@ -117,6 +144,29 @@ def _add_stage_options(command: argparse.ArgumentParser, *, name: spec.Stage) ->
             "--device", type=int, metavar="QID", action="append", help="device to run on; default: one that is free"
         )
     command.add_argument("-v", "--verbose", action="store_true", help="print the traceback of a failure")
+
+
+def _add_compiler_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("flags of the compiler")
+    for name in _OWN_OPTIONS:
+        kind = FLAGS[name].kind
+        group.add_argument(f"--{name}", metavar="N", help=f"{FLAGS[name].about} ({kind.expected})")
+    group.add_argument(
+        "--compiler-option",
+        dest="compiler_options",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help=f"another one, checked; may be repeated. Known: {', '.join(OFFERED)}",
+    )
+    group.add_argument(
+        asking.ESCAPE,
+        dest="unlisted_flags",
+        action="append",
+        default=[],
+        metavar="-NAME[=VALUE]",
+        help="one that is not known, as it is; nothing checks it; may be repeated",
+    )
 
 
 def _argument(hint: Any, *, required: bool) -> dict[str, Any]:

@@ -23,7 +23,14 @@ standard library.
 
 from __future__ import annotations
 
+import difflib
 import enum
+
+
+def near_miss(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """A hint such as ``Did you mean 'mxfp6'?``, or the list of known words when none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
 class FailureClass(enum.StrEnum):

@@ -7,7 +7,6 @@ library is imported here, so that the farm's command line stays light.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import hashlib
 import json
@@ -15,7 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from qeff_engine.errors import InvalidInput
+from qeff_engine.compiler_flags import asking
+from qeff_engine.compiler_flags.values import Value
+from qeff_engine.errors import InvalidInput, near_miss
 
 
 class Stage(enum.StrEnum):
@@ -33,22 +34,21 @@ STAGE_VERSIONS: Mapping[Stage, int] = dict.fromkeys(Stage, 1)
 
 PRECISIONS = ("fp16", "mxfp6")
 KV_PRECISIONS = ("fp16", "mxint8")
+HW_VERSIONS = ("ai100", "ai200")
+_HW_ALIASES = {"2.0": "ai100"}  # as older compilers call the chip
 TASKS = ("text-generation", "feature-extraction", "image-text-to-text")
 SOURCE_KINDS = ("directory", "gguf", "hub")
 QUANTIZE_METHODS = ("rtn", "gptq", "awq")
 DEFAULT_PROMPT = "The capital of France is"
 
 
+_OPTIONS = ("compiler_options", "unlisted_flags")
+
+
 def digest(value: object) -> str:
     """SHA-256 (hexadecimal) of a JSON value in its canonical form: sorted keys, no spaces, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def near_miss(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """A hint such as ``Did you mean 'mxfp6'?``, or the list of known words when none is close."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
 def _require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -192,7 +192,10 @@ class CompileSpec(StageSpec):
         seq_len: input length of an encoder; ignored for decoders.
         precision: ``fp16``, or ``mxfp6`` for weights compressed by the compiler.
         kv_precision: ``fp16`` or ``mxint8``.
-        hw_version: target of the compiler.
+        hw_version: target of the compiler: ``ai100`` or ``ai200``.
+        compiler_options: further flags of the compiler by name, from :mod:`qeff_engine.compiler_flags.table`; kept in
+            their canonical form, so that neither order nor spelling makes another request.
+        unlisted_flags: flags that the table does not have, as the compiler gets them; nothing checks them.
     """
 
     STAGE = Stage.COMPILE
@@ -205,6 +208,20 @@ class CompileSpec(StageSpec):
     precision: str = "fp16"
     kv_precision: str = "fp16"
     hw_version: str = "ai100"
+    compiler_options: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    unlisted_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hw_version", _HW_ALIASES.get(self.hw_version, self.hw_version))
+        object.__setattr__(self, "compiler_options", asking.canonical(self.compiler_options))
+        object.__setattr__(self, "unlisted_flags", asking.unlisted(self.unlisted_flags))
+        self.validate()
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values. Options that are not given stand nowhere, so that requests without them have the
+        digests that they had before there were any."""
+        fields = super().to_json()
+        return {name: value for name, value in fields.items() if value or name not in _OPTIONS}
 
     def validate(self) -> None:
         for name in ("num_cores", "num_devices", "batch_size", "prefill_len", "seq_len"):
@@ -217,6 +234,13 @@ class CompileSpec(StageSpec):
             )
         _require_choice("precision", self.precision, PRECISIONS)
         _require_choice("KV precision", self.kv_precision, KV_PRECISIONS)
+        _require_choice("hardware version", self.hw_version, HW_VERSIONS)
+        asking.check(
+            self.compiler_options,
+            num_cores=self.num_cores,
+            num_devices=self.num_devices,
+            hw_version=self.hw_version,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

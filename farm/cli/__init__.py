@@ -123,7 +123,7 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(_parser.main_help(COMMANDS, EPILOG))
         return 0 if options.help else Usage.exit_code
     if name not in COMMANDS:
-        from qeff_engine.spec import near_miss
+        from qeff_engine.errors import near_miss
 
         raise Usage(f"There is no command '{name}'. {near_miss(name, tuple(COMMANDS))}")
     module = load(name)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from qeff_engine import spec, tasks
+from qeff_engine import tasks
 from qeff_engine.architectures import form, registry
 from qeff_engine.architectures.form import Architecture
-from qeff_engine.errors import InvalidInput, Unsupported
+from qeff_engine.errors import InvalidInput, Unsupported, near_miss
 
 _MAPPINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -49,7 +49,7 @@ def require_known(config: Mapping[str, Any]) -> None:
     found = registry.of_model_type(name)
     if found is not None and found.config_class:
         return
-    hint = spec.near_miss(name, list(known))
+    hint = near_miss(name, list(known))
     raise Unsupported(
         f"transformers does not know the architecture '{name}'.",
         advice=hint if hint.startswith("Did") else "Code that comes with a checkpoint is never run.",

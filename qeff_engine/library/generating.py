@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qeff_engine import spec
+from qeff_engine.compiler_flags import asking
 from qeff_engine.library import model
 from qeff_engine.library.results import GeneratedTexts
 from qeff_engine.library.streaming import Streamer
@@ -28,6 +29,7 @@ class Generating(model.Model):
         num_devices: int,
         mxfp6_matmul: bool,
         mxint8_kv_cache: bool,
+        compiler_options: Mapping[str, object],
     ) -> spec.CompileSpec:
         return spec.CompileSpec(
             num_cores=num_cores,
@@ -37,6 +39,7 @@ class Generating(model.Model):
             ctx_len=ctx_len,
             precision="mxfp6" if mxfp6_matmul else "fp16",
             kv_precision="mxint8" if mxint8_kv_cache else "fp16",
+            compiler_options=asking.canonical(compiler_options),
         )
 
     def _generate(

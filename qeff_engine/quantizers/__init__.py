@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qeff_engine import spec
-from qeff_engine.errors import InvalidInput
+from qeff_engine.errors import InvalidInput, near_miss
 
 if TYPE_CHECKING:
     from qeff_engine.quantizers.base import Quantizer
@@ -46,6 +45,6 @@ def load(method: str) -> Quantizer:
         InvalidInput: there is none of that name.
     """
     if method not in QUANTIZERS:
-        raise InvalidInput(f"There is no quantizer '{method}'.", advice=spec.near_miss(method, tuple(QUANTIZERS)))
+        raise InvalidInput(f"There is no quantizer '{method}'.", advice=near_miss(method, tuple(QUANTIZERS)))
     quantizer: Quantizer = importlib.import_module(QUANTIZERS[method]).QUANTIZER
     return quantizer

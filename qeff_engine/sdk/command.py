@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from qeff_engine import exported, spec
+from qeff_engine.compiler_flags.table import FLAGS
+from qeff_engine.compiler_flags.values import InputFile, OutputFile
 from qeff_engine.errors import Unsupported
 from qeff_engine.sdk.location import Sdk
 
 # From this version on the compiler reads specializations with a name; older ones end with a JSON error.
 _NAMED_SPECIALIZATIONS = (1, 22)
 _KV_PREFIXES = ("past_key.", "past_value.")
+# The older tool is seen with the chip's own number only; both words mean the same chip.
+_HW_VERSION_OF_EXEC = {"ai100": "2.0"}
 _IO_PRECISION = {"fp16": "float16", "mxint8": "mxint8"}
 
 
@@ -35,11 +40,16 @@ class Specialization:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SideFiles:
-    """Files that the command line names; None where the component needs none."""
+    """Files that the command line names; None where the component needs none.
+
+    Attributes:
+        options: files of compiler options, by name of the option.
+    """
 
     specializations: Path | None = None
     custom_io: Path | None = None
     partition: Path | None = None
+    options: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def specializations(
@@ -128,7 +138,13 @@ def write_side_files(
         texts["partition"] = f"mdp_ts_{compile_spec.num_devices}.json", text
     for name, text in texts.values():
         (directory / name).write_text(text)
-    return SideFiles(**{field: directory / name for field, (name, _) in texts.items()})
+    options = {}
+    for name, value in compile_spec.compiler_options.items():
+        kind = FLAGS[name].kind
+        if isinstance(kind, InputFile):
+            options[name] = directory / f"{name}{kind.suffix}"
+            options[name].write_text(str(value))
+    return SideFiles(options=options, **{field: directory / name for field, (name, _) in texts.items()})
 
 
 def command_line(
@@ -150,13 +166,17 @@ def command_line(
         side_files: files written by :func:`write_side_files`.
         program: directory that the compiler makes; it must not exist.
     """
-    command = [*compiler, "-aic-hw", f"-aic-hw-version={compile_spec.hw_version}", f"-m={onnx}"]
+    hw_version = compile_spec.hw_version
+    if Path(compiler[0]).name == "qaic-exec":
+        hw_version = _HW_VERSION_OF_EXEC.get(hw_version, hw_version)
+    command = [*compiler, "-aic-hw", f"-aic-hw-version={hw_version}", f"-m={onnx}"]
     if component.retained:
         command.append("-retained-state")
     command.append("-convert-to-fp16")
     if compile_spec.precision == "mxfp6":
         command.append("-mxfp6-matmul")
     command.append(f"-aic-num-cores={compile_spec.num_cores}")
+    command += _options(compile_spec, side_files=side_files, directory=program.parent)
     if component.num_layer_functions:
         command.append("-sub-functions")
     if side_files.partition:
@@ -166,3 +186,17 @@ def command_line(
     if side_files.custom_io:
         command.append(f"-custom-IO-list-file={side_files.custom_io}")
     return [*command, f"-aic-binary-dir={program}"]
+
+
+def _options(compile_spec: spec.CompileSpec, *, side_files: SideFiles, directory: Path) -> list[str]:
+    """The flags that the user gave; files that the compiler writes come to lie in ``directory``."""
+    arguments = []
+    for name, value in compile_spec.compiler_options.items():
+        kind = FLAGS[name].kind
+        if isinstance(kind, InputFile):
+            arguments.append(kind.spelt(name, str(side_files.options[name])))
+        elif isinstance(kind, OutputFile):
+            arguments.append(kind.spelt(name, str(directory / str(value))))
+        else:
+            arguments.append(kind.spelt(name, value))
+    return [*arguments, *compile_spec.unlisted_flags]

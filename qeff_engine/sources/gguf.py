@@ -14,7 +14,7 @@ import numpy as np
 
 from qeff_engine import checkpoint, events, gguf_header, spec
 from qeff_engine.architectures import classes
-from qeff_engine.errors import InvalidInput, Unsupported
+from qeff_engine.errors import InvalidInput, Unsupported, near_miss
 from qeff_engine.stage import StageContext
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +54,7 @@ def _config(path: Path, *, header: gguf_header.Header) -> Any:
     except (ValueError, KeyError) as error:
         raise Unsupported(
             f"{path} has the architecture '{header.architecture}', which transformers does not read from GGUF.",
-            advice=spec.near_miss(header.architecture, list(legacy.GGUF_SUPPORTED_ARCHITECTURES)),
+            advice=near_miss(header.architecture, list(legacy.GGUF_SUPPORTED_ARCHITECTURES)),
         ) from error
     # The tokenizer's own name of itself in the metadata, not a place where the model could be found.
     config._name_or_path = ""

@@ -6,7 +6,13 @@ import grimp
 import pytest
 
 # The engine's words, and the cheap look at a checkpoint's files. All of them need the standard library only.
-SHARED = {"qeff_engine.spec", "qeff_engine.errors", "qeff_engine.actions", "qeff_engine.checkpoint"}
+SHARED = {
+    "qeff_engine.spec",
+    "qeff_engine.errors",
+    "qeff_engine.actions",
+    "qeff_engine.checkpoint",
+    "qeff_engine.compiler_flags.asking",
+}
 PACKAGES = ("farm", "workers", "qeff_engine")
 
 

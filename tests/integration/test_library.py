@@ -128,3 +128,20 @@ def test_wrong_requests_say_what_to_do(checkpoint, model):
         QEFFAutoModel.transform(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="expected one of: cloud"):
         QEFFAutoModel.transform(model, form_factor="edge")
+
+
+def test_flags_of_the_compiler_are_arguments_or_keys_and_checked_before_anything_is_exported(model):
+    kept = model.compile(num_cores=8, mos=1, ols=2, aic_enable_depth_first=True, prefill_seq_len=4, ctx_len=32)
+    options = {"ols": "2", "mos": 1, "aic-enable-depth-first": True, "multicast_weights": False}
+    assert model.compile(num_cores=8, compiler_options=options, prefill_seq_len=4, ctx_len=32) == kept
+    recorded = (Path(kept).parents[1] / "program.json").read_text()
+    assert '"-mos=1"' in recorded
+    assert '"-ols=2"' in recorded
+    for options, words in (
+        ({"moss": 1}, "Did you mean 'mos'"),
+        ({"ols": 1}, "ols is given twice"),
+        ({"aic_num_cores": 4}, "Use the number of cores"),
+        ({"mdts_mos": 2}, "expected several"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            model.compile(ols=2, ctx_len=32, compiler_options=options)

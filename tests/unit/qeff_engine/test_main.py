@@ -76,7 +76,8 @@ def test_every_field_of_a_spec_is_an_option_with_its_words(stage):
     ]
     options = {action.dest: action for action in command._actions}
     for field in dataclasses.fields(spec.SPECS[stage]):
-        assert options[field.name].option_strings[0] == "--" + field.name.replace("_", "-")
+        option = {"compiler_options": "compiler_option", "unlisted_flags": "compiler_flag"}.get(field.name, field.name)
+        assert options[field.name].option_strings[0] == "--" + option.replace("_", "-")
         assert options[field.name].help
 
 
@@ -148,3 +149,41 @@ def test_doctor_finds_compiler_and_devices(simulated_sdk_root):
     assert report["sdk"]["simulated"]
     assert [device["nsp_total"] for device in report["devices"]] == [16, 14]
     assert Path(report["sdk"]["compiler"]).name == "qaic-compile"
+
+
+def test_flags_of_the_compiler_reach_the_program_and_stand_in_it(exported_model, tmp_path, simulated_sdk_root):
+    (tmp_path / "npi.yaml").write_text("FP32NodeInstanceNames: [x]\n")
+    done = call(
+        *("compile", "--onnx", exported_model, "--ctx-len", 32, "--out", tmp_path / "program"),
+        *("--num-cores", 4, "--mos", "2", "--compiler-option", "aic-enable-depth-first"),
+        *("--compiler-option", f"node_precision_info={tmp_path / 'npi.yaml'}", "--sdk-root", simulated_sdk_root),
+    )
+    assert done.returncode == 0, done.stderr
+    recorded = json.loads((tmp_path / "program" / "program.json").read_text())
+    assert recorded["compile_spec"]["compiler_options"] == {
+        "aic-enable-depth-first": True,
+        "mos": 2,
+        "node-precision-info": "FP32NodeInstanceNames: [x]\n",
+    }
+    assert {"-mos=2", "-aic-enable-depth-first"} <= set(recorded["commands"]["decoder"])
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--compiler-option", "mso=1"), 2, "Did you mean 'mos'?"),
+        (("--mos", "5", "--num-cores", "4"), 2, "mos is 5 with 4 cores"),
+        (("--mos", "1", "--compiler-option", "mos=1"), 2, "given twice"),
+        (("--compiler-option", "node-precision-info=/none"), 2, "cannot be read: No such file"),
+        (("--compiler-flag", "-ols=2"), 2, "Give it as the compiler option ols"),
+        (("--compiler-flag", "-brand-new=2"), 1, "Invalid option -brand-new=2"),
+    ],
+)
+def test_flags_of_the_compiler_are_checked_first(exported_model, tmp_path, simulated_sdk_root, options, code, words):
+    out = tmp_path / "program"
+    directories = ("--onnx", exported_model, "--out", out, "--sdk-root", simulated_sdk_root)
+    done = call("compile", *directories, "--ctx-len", 32, *options)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -157,3 +157,42 @@ def test_states_that_are_no_kv_stay_in_half_precision():
     )
     entries = yaml.safe_load(command.custom_io_yaml(component, kv_precision="mxint8"))
     assert {entry["Precision"] for entry in entries} == {"float16"}
+
+
+def test_options_are_spelt_as_the_compiler_reads_them(tmp_path):
+    spec = CompileSpec(
+        num_cores=14,
+        compiler_options={
+            "mos": "1:2",
+            "aic_enable_depth_first": True,
+            "vtcm-working-set-limit-ratio": 1,
+            "combine-inputs": False,
+            "use-producer-dma": True,
+            "node-precision-info": "FP32NodeInstanceNames: [x]\n",
+            "mdp-dump-partition-config": "dump.json",
+        },
+        unlisted_flags=("-new=3",),
+    )
+    assert line(spec, directory=tmp_path)[7:-3] == [
+        "-aic-enable-depth-first",
+        "-combine-inputs=false",
+        "-mdp-dump-partition-config=OUT/dump.json",
+        "-mos=1,2",
+        "-node-precision-info=OUT/node-precision-info.yaml",
+        "-use-producer-dma=1",
+        "-vtcm-working-set-limit-ratio=1",
+        "-new=3",
+    ]
+    assert (tmp_path / "node-precision-info.yaml").read_text() == "FP32NodeInstanceNames: [x]\n"
+
+
+def test_the_older_tool_gets_the_chip_by_its_number(tmp_path):
+    arguments = command.command_line(
+        ("/sdk/exec/qaic-exec", "-compile-only"),
+        onnx=Path("/onnx/x.onnx"),
+        component=ENCODER,
+        compile_spec=CompileSpec(),
+        side_files=command.SideFiles(),
+        program=tmp_path / "qpc",
+    )
+    assert arguments[1:4] == ["-compile-only", "-aic-hw", "-aic-hw-version=2.0"]
