@@ -9,11 +9,11 @@ predicts its time. In reading order:
   ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``, ``qpc_container``.
 * ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``cost_model``
   predicts, ``mx_formats`` rounds.
-* ``util_cli``, ``version_cli``, ``qpc_cli``: the other tools.
+* ``util_cli``, ``version_cli``, ``qpc_cli``: the other tools; ``command_options`` reads their command lines.
 
 What differs from a card: weights are stored as the card stores them (fp16, MXFP6) and retained states too (fp16,
 MXINT8), but arithmetic is fp32 where the card computes in fp16. Calls run one after another, so the simulated clock
 adds up also what several activations would do at once. All of a program's memory is taken at activation, none at load.
 A program sliced over several devices computes as one and only its predicted time differs. Not simulated: quantization
-profiles, pipelines over devices, other targets than AI 100, profiling output, resets and failures of devices.
+profiles, pipelines over devices, other targets than AI 100, profiling output, failures of devices.
 """

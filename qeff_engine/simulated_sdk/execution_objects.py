@@ -145,6 +145,8 @@ class ExecObj:
         with self._program.lock:
             if self._program.execution is None:
                 return QStatus.QS_BADFD, "The program is not active"
+            if self._program.lost:
+                return QStatus.QS_DEV_ERROR, "NSP response error: the device was reset"
             try:
                 arrays = self._program.execution.run(passed, specialization=number, wanted=wanted)
             except ExecutionFailed as error:

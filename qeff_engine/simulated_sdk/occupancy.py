@@ -65,8 +65,14 @@ class Holding:
         if self._descriptor < 0:
             return
         # The file goes first: once the lock is dropped, its name may be another holder's.
-        self._path.unlink(missing_ok=True)
+        if not self.lost:
+            self._path.unlink(missing_ok=True)
         self.forget()
+
+    @property
+    def lost(self) -> bool:
+        """Whether a reset of the device has taken everything back."""
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
 
     def forget(self) -> None:
         """Close this process's copy of the lock, as a forked child must, which does not hold the program."""
@@ -121,6 +127,19 @@ def usage(root: Path, *, device: Device) -> Usage:
         return Usage(taken=Amounts(), programs=0)
     with _locked(folder):
         return _usage(folder)
+
+
+def reset(root: Path, *, device: Device) -> None:
+    """Take everything back from all holders, who find out at their next call.
+
+    Raises:
+        OSError: the SDK's state folder cannot be used.
+    """
+    folder = _folder(root, device=device)
+    if folder.exists():
+        with _locked(folder):
+            for path in folder.glob(f"{_HOLDER_PREFIX}*"):
+                path.unlink(missing_ok=True)
 
 
 def _folder(root: Path, *, device: Device) -> Path:

@@ -161,8 +161,9 @@ class Program:
     def activate(self) -> QStatus:
         """Take the program's share of every device, all or nothing, without waiting."""
         with self.lock:
-            if self.execution is not None:
+            if self.execution is not None and not self.lost:
                 return QStatus.QS_SUCCESS
+            _release(self._holdings)
             if not self._loaded:
                 status = self.load()
                 if status != QStatus.QS_SUCCESS:
@@ -178,6 +179,11 @@ class Program:
             self.execution = None
             _release(self._holdings)
         return QStatus.QS_SUCCESS
+
+    @property
+    def lost(self) -> bool:
+        """Whether a device was reset since the activation: nothing is held any more, and states are gone."""
+        return any(holding.lost for holding in self._holdings)
 
     def predicted_s(self, *, specialization: int) -> float:
         """Predicted time of a call; the slowest device of a sliced program counts."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from qeff_engine.simulated_sdk import devices, occupancy
+from qeff_engine.simulated_sdk import devices, occupancy, sdk_root
 from qeff_engine.simulated_sdk.install import install
 from tests.unit.qeff_engine.simulated_sdk import graphs
 
@@ -253,3 +253,22 @@ def test_threads_of_a_session_can_be_set():
     assert 1 <= execution.num_threads({}) <= 2
     with pytest.raises(execution.ExecutionFailed, match="QAIC_SIM_THREADS is '0'"):
         execution.num_threads({"QAIC_SIM_THREADS": "0"})
+
+
+def test_a_reset_of_the_card_ends_its_programs_until_they_are_activated_again(tmp_path, compile_in, runtime):
+    path = graphs.save(graphs.decoder(), tmp_path)
+    assert compile_in(path, "-retained-state", "-aic-num-cores=3", specializations=graphs.SPECIALIZATIONS) == 0
+    client = graphs.Client(*runtime, program=tmp_path / "qpc")
+    assert client.activate() == 0
+    exec_object = client.exec_object()
+    client.call(exec_object, graphs.tokens([5, 6, 7, 0], [0, 1, 2, -1]), outputs=graphs.logits())
+    root = sdk_root.root()
+    subprocess.run([root / "tools/qaic-util", "-s", "-d", "0"], check=True, env={})
+    assert occupancy.usage(root, device=devices.load(root)[0]).taken.cores == 0
+    assert exec_object.run(*client.buffers(graphs.tokens([8], [3]), outputs=graphs.logits())) == 300
+    assert client.program.activate() == 0
+    after = client.call(exec_object, graphs.tokens([8], [3]), outputs=graphs.logits())
+    fresh = graphs.EMBEDDING_VH[[8]] @ graphs.KEY_HH @ graphs.EMBEDDING_VH.T
+    np.testing.assert_allclose(after["logits"][0], fresh, rtol=1e-4, atol=1e-4, err_msg="states are gone")
+    client.program.deactivate()
+    assert occupancy.usage(root, device=devices.load(root)[0]).taken.cores == 0
