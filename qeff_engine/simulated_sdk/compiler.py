@@ -80,6 +80,7 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
         inputs=inputs,
         outputs=outputs,
         specialized=options.specializations is not None,
+        batch_size=int(options.defined.get("stats-batchsize", options.batch_size)),
         num_cores=options.num_cores,
         num_devices=num_devices,
         works=tuple(_work(shape, traffic=lowered.traffic, states=_states(inputs)) for shape in static_shapes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qeff_engine.simulated_sdk.buffers import BufferDimensionsVecRef, QBuffer
 from qeff_engine.simulated_sdk.device_objects import Context
@@ -41,13 +41,24 @@ class InferenceSet:
         set_size: int,
         num_activations: int,
         properties: QAicProgramProperties | None = None,
+        *,
+        program: Callable[..., Program] = Program,
     ) -> None:
         """Activate.
+
+        Args:
+            context: of the device.
+            qpc: the container.
+            qid: device, or None where ``properties`` map several.
+            set_size: calls that may be queued on each activation.
+            num_activations: how many.
+            properties: settings of the programs.
+            program: makes each activation; for tools of this SDK.
 
         Raises:
             RuntimeError: not all activations fit on the device.
         """
-        self._programs = [Program(context, qid, qpc, properties) for _ in range(num_activations)]
+        self._programs = [program(context, qid, qpc, properties) for _ in range(num_activations)]
         # Round robin over activations.
         self._available = deque(
             InferenceHandle(ExecObj(context, program)) for _ in range(set_size) for program in self._programs

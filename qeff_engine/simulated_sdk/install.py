@@ -21,6 +21,7 @@ DEFAULT_VERSION = "1.20.4"
 _TOOLS = {
     "exec/qaic-compile": "compiler_cli",
     "exec/qaic-exec": "compiler_cli",
+    "exec/qaic-runner": "runner_cli",
     "tools/qaic-util": "util_cli",
     "tools/qaic-version-util": "version_cli",
     "tools/qaic-qpc": "qpc_cli",

@@ -100,6 +100,7 @@ class Network:
         sdk_version: of the compiler.
         inputs, outputs: bindings in order.
         specialized: shapes were given; otherwise the program has the graph's own.
+        batch_size: samples of an inference, as the compiler was told for statistics.
         num_cores, num_devices: what it needs.
         works: what a call of each specialization does.
         dram_bytes: of all that it needs, on all devices together.
@@ -112,6 +113,7 @@ class Network:
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     specialized: bool
+    batch_size: int = 1
     num_cores: int
     num_devices: int
     works: tuple[Work, ...]
@@ -132,7 +134,7 @@ def serialize(network: Network) -> bytes:
         minor_version=MINOR_VERSION,
         network_name=network.name,
         num_cores=network.num_cores,
-        batch_size=1,
+        batch_size=network.batch_size,
         num_devices=network.num_devices,
         dram_bytes=network.dram_bytes,
         constants_bytes=network.constants_bytes,
@@ -181,6 +183,7 @@ def parse(data: bytes) -> Network:
         inputs=tuple(bindings[: len(message.inputs)]),
         outputs=tuple(bindings[len(message.inputs) :]),
         specialized=specialized,
+        batch_size=max(message.batch_size, 1),
         num_cores=message.num_cores,
         num_devices=message.num_devices,
         works=tuple(

@@ -26,7 +26,14 @@ def _snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_an_installed_sdk_has_everything_at_the_places_of_the_real_one(tmp_path):
     root = install(tmp_path / "qti-aic", devices="ultra:1", version="1.20.4")
-    for tool in ("exec/qaic-compile", "exec/qaic-exec", "tools/qaic-util", "tools/qaic-version-util", "tools/qaic-qpc"):
+    for tool in (
+        "exec/qaic-compile",
+        "exec/qaic-exec",
+        "exec/qaic-runner",
+        "tools/qaic-util",
+        "tools/qaic-version-util",
+        "tools/qaic-qpc",
+    ):
         assert os.access(root / tool, os.X_OK), tool
     assert (root / "dev" / "lib" / platform.machine() / "qaicrt.py").is_file()
     assert (root / "dev" / "python" / "QAicApi_pb2.py").is_file()
