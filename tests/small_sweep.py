@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from farm.plan import Plan, Sweep, SweepModel, expand
+from farm.plan import Plan, expand
+from farm.sweep import Sweep, SweepModel
 from qeff_engine import spec
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from farm import durations, sizes
 from farm.errors import Usage
+from qeff_engine.compiler_flags import asking
 
 DESCRIPTION = "A compile farm for Qualcomm Cloud AI 100: sweeps of models, on real or simulated devices."
 
@@ -73,6 +74,7 @@ def parse(
         Usage: with the near miss of an unknown option.
     """
     known = [option for action in parser._actions for option in action.option_strings]
+    arguments = asking.joined(arguments)
     # Before argparse looks: it would name what a mistyped option leaves missing, not the option.
     for word in itertools.takewhile(lambda word: word != "--", arguments):
         if word.startswith("--") and word.partition("=")[0] not in known:

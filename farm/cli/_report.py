@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from farm.cli import _words
@@ -11,16 +12,7 @@ from farm.cli._context import Context
 if TYPE_CHECKING:
     from farm.views import reports
 
-# Axes but cores, and what they are called.
-_AXES = {
-    "model": "model",
-    "quantize": "quantize",
-    "precision": "precision",
-    "kv": "KV",
-    "batch": "batch",
-    "ctx_len": "context",
-    "prefill_len": "prefill",
-}
+_CORES = "cores"  # always a column
 _BEST = {"decode_tok_s": "decode", "ttft_s": "TTFT", "embeddings_s": "texts/s"}
 _RIGHT = ("cores", "TTFT", "decode tok/s", "total tok/s", "texts/s", "compile", "program")
 
@@ -36,15 +28,16 @@ def read(context: Context, submission_id: int) -> reports.Report:
 def show(context: Context, report: reports.Report) -> None:
     """Write the report for people. Axes that all points share stand once, above the table."""
     rows = report.rows
-    varied = [axis for axis in _AXES if len({getattr(row, axis) for row in rows}) > 1]
+    titles = _titles(rows)
+    varied = [axis for axis in titles if axis == _CORES or len({str(row.axes[axis]) for row in rows}) > 1]
     encoder = any(row.embeddings_s is not None for row in rows)
-    shared = [f"{_AXES[axis]} {getattr(rows[0], axis)}" for axis in _AXES if axis not in varied]
+    shared = [f"{title} {rows[0].axes[axis]}" for axis, title in titles.items() if axis not in varied]
     if shared:
         context.out.text(f"{_words.plural(len(rows), 'point')}: {', '.join(shared)}")
     speeds = ("latency", "texts/s") if encoder else ("TTFT", "decode tok/s", "total tok/s")
     simulated = {row.simulated for row in rows if row.simulated is not None}
     device = "simulated device" if simulated == {True} else "device"
-    headers = [*(_AXES[axis] for axis in varied), "cores", device, *speeds]
+    headers = [*(titles[axis] for axis in varied), device, *speeds]
     headers += ["compile", "program", "embeddings equal" if encoder else "tokens equal", "result", "best"]
     cells = [_cells(row, varied=varied, encoder=encoder, label=len(simulated) > 1) for row in rows]
     context.out.table(headers, cells, right=_RIGHT)
@@ -54,6 +47,13 @@ def show(context: Context, report: reports.Report) -> None:
     if True in simulated:
         context.out.text("Figures of simulated devices are predicted by a cost model, not measured on a card.")
     _failures(context, report)
+
+
+def _titles(rows: Sequence[reports.Row]) -> dict[str, str]:
+    """What the axes of these rows are called; a flag of the compiler by its name."""
+    from farm.sweep import axes
+
+    return {name: axes()[name].title if name in axes() else name for name in rows[0].axes}
 
 
 def _cells(row: reports.Row, *, varied: list[str], encoder: bool, label: bool) -> list[str]:
@@ -66,8 +66,7 @@ def _cells(row: reports.Row, *, varied: list[str], encoder: bool, label: bool) -
         else [_words.duration(row.ttft_s), _number(row.decode_tok_s), _number(row.total_tok_s)]
     )
     return [
-        *(str(getattr(row, axis)) for axis in varied),
-        str(row.cores),
+        *(str(row.axes[axis]) for axis in varied),
         device,
         *speeds,
         _words.duration(row.compile_s),

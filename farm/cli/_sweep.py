@@ -12,11 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from farm import needs, plan
+from farm import needs
+from farm.axes import flag_values, number
 from farm.errors import Usage
+from farm.sweep import Sweep, SweepModel
+from farm.sweep import axes as axes_of_a_sweep
 from qeff_engine import spec
+from qeff_engine.compiler_flags import asking
 
 _T = TypeVar("_T")
+# Flags of the compiler with an option of their own; the others go through --compiler-option.
+_OWN_OPTIONS = ("mos", "ols")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -31,18 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory of a checkpoint, .gguf file, or hub id[@revision]; may be repeated",
     )
 
-    def axis(option: str, parse: Callable[[str], Any], text: str) -> None:
-        axes.add_argument(option, action="extend", type=_list_of(parse), metavar="LIST", help=text)
-
-    axis("--cores", _number, "cores (NSPs) of a device (16)")
-    axis("--batch", _number, "sequences decoded together (1)")
-    axis("--ctx-len", _number, f"context length, or an encoder's input length ({plan.DEFAULT_CTX_LEN})")
-    axis("--prefill-len", _number, f"tokens of a prefill call ({plan.DEFAULT_PREFILL_LEN}, at most the context)")
-    axis("--precision", str, f"weights: {', '.join(spec.PRECISIONS)} (fp16)")
-    axis("--kv", str, f"KV cache: {', '.join(spec.KV_PRECISIONS)} (fp16)")
-    axis("--quantize", spec.QuantizeSpec.parse, "checkpoint: none, METHOD[:BITS[:GROUP]] such as gptq:4:64 (none)")
+    for facts in axes_of_a_sweep().values():
+        axes.add_argument(facts.option, action="extend", type=_list_of(facts.parse), metavar="LIST", help=facts.about)
+    _add_flags(parser)
     places = parser.add_argument_group("where it is done", "what no place of the farm can be is refused at once")
-    places.add_argument("--devices", type=_number, default=1, metavar="N", help="devices of one host per program (1)")
+    places.add_argument("--devices", type=number, default=1, metavar="N", help="devices of one host per program (1)")
     places.add_argument("--exclusive", action="store_true", help="each run has its devices alone")
     places.add_argument("--sku", default="", metavar="SKU", help="kind of device of the runs, such as ultra")
     places.add_argument(
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     runs = parser.add_argument_group("what each point runs")
     runs.add_argument(
-        "--generation-len", type=_number, metavar="N", help="tokens to generate at most (what the context has room for)"
+        "--generation-len", type=number, metavar="N", help="tokens to generate at most (what the context has room for)"
     )
     runs.add_argument("--task", default="", metavar="TASK", help=f"{', '.join(spec.TASKS)} (by the model's config)")
     runs.add_argument("--prompt", action="append", metavar="TEXT", help="a text to continue; may be repeated")
@@ -69,18 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make(options: argparse.Namespace) -> plan.Sweep:
+def make(options: argparse.Namespace) -> Sweep:
     """The sweep that the options ask for, every model looked at.
 
     Raises:
         Usage, InvalidInput, Unsupported: an axis, a prompt or a model is wrong.
     """
-    axes: dict[str, Any] = {}
-    for name in ("cores", "batch", "ctx_len", "prefill_len", "precision", "kv", "quantize"):
-        values = getattr(options, name)
-        if values is not None:
-            axes[name] = tuple(values)
-    return plan.Sweep(
+    asked = {name: getattr(options, name) for name in axes_of_a_sweep()}
+    return Sweep(
         models=_models(options.model),
         generation_len=options.generation_len,
         prompts=_prompts(options.prompt, options.prompts_file),
@@ -93,8 +88,55 @@ def make(options: argparse.Namespace) -> plan.Sweep:
             sdk=options.sdk,
             exclusive=options.exclusive,
         ),
-        **axes,
+        flags=_flags(options),
+        unlisted_flags=asking.unlisted(options.compiler_flag),
+        skip_illegal=options.skip_illegal,
+        **{name: tuple(values) for name, values in asked.items() if values is not None},
     )
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the compiler, each of which is an axis."""
+    flags = parser.add_argument_group(
+        "flags of the compiler",
+        "axes, too; `default` as a value leaves the flag out, and 1:2 is one value with a number for each cluster",
+    )
+    for name in _OWN_OPTIONS:
+        about = f"{asking.about(name)} (the compiler chooses)"
+        flags.add_argument(f"--{name}", action="extend", type=_list_of(str), metavar="LIST", help=about)
+    flags.add_argument(
+        "--compiler-option",
+        action="append",
+        default=[],
+        metavar="NAME[=LIST]",
+        help="another one of docs/compiler-flags.md, checked; may be repeated",
+    )
+    flags.add_argument(
+        asking.ESCAPE,
+        action="append",
+        default=[],
+        metavar="-NAME[=VALUE]",
+        help="one that is not known, as it is, for all points; nothing checks it; may be repeated",
+    )
+    flags.add_argument(
+        "--skip-illegal",
+        action="store_true",
+        help="leave out points whose flags do not go together, such as mos above the cores, instead of refusing all",
+    )
+
+
+def _flags(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
+    """The values of each flag of the compiler.
+
+    Raises:
+        Usage, InvalidInput: a flag or a value is wrong.
+    """
+    words: dict[str, list[str]] = {name: found for name in _OWN_OPTIONS if (found := getattr(options, name))}
+    for text in options.compiler_option:
+        name, equals, values = text.partition("=")
+        found = words.setdefault(asking.name_of(name), [])
+        found += [word.strip() for word in values.split(",")] if equals else ["true"]
+    return {name: flag_values(name, found) for name, found in words.items()}
 
 
 def _list_of(parse: Callable[[str], _T]) -> Callable[[str], list[_T]]:
@@ -105,13 +147,6 @@ def _list_of(parse: Callable[[str], _T]) -> Callable[[str], list[_T]]:
         return [parse(word) for word in words]
 
     return parse_list
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
 
 
 def _prompts(given: Sequence[str] | None, path: str | None) -> tuple[str, ...]:
@@ -146,12 +181,12 @@ def _json_string(line: str, *, where: str) -> str:
     return value
 
 
-def _models(sources: Sequence[str]) -> tuple[plan.SweepModel, ...]:
+def _models(sources: Sequence[str]) -> tuple[SweepModel, ...]:
     names = _names(sources)
     return tuple(_model(source, name=name) for source, name in zip(sources, names, strict=True))
 
 
-def _model(source: str, *, name: str) -> plan.SweepModel:
+def _model(source: str, *, name: str) -> SweepModel:
     """A model whose files were looked at as far as that is cheap: no weight is read, no hub is asked."""
     from qeff_engine import checkpoint
 
@@ -162,7 +197,7 @@ def _model(source: str, *, name: str) -> plan.SweepModel:
     if resolve.kind == "hub" and not _COMMIT.fullmatch(resolve.revision or ""):
         # A branch moves: what it was at another time says nothing about now, so the hub is asked again.
         resolve = dataclasses.replace(resolve, fingerprint=f"asked at {time.time():.6f}")
-    return plan.SweepModel(name=name, source=resolve)
+    return SweepModel(name=name, source=resolve)
 
 
 def _names(sources: Sequence[str]) -> list[str]:

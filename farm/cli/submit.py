@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from qeff_engine import spec
 
 if TYPE_CHECKING:
     from farm import plan
+    from farm.sweep import Sweep
     from farm.views import prediction
 
 _KINDS = ("interactive", "nightly", "sweep")  # as in farm.models, which commands import only when they run
@@ -64,6 +66,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
         "submission": None,
         "points": len(planned.points),
         "jobs": predicted.table(planned),
+        "left_out": [dataclasses.asdict(item) for item in planned.left_out],
     }
     submission_id = None if options.dry_run else _submit(options, context, sweep, planned, anew=anew)
     document["submission"] = submission_id
@@ -88,9 +91,7 @@ def _anew(options: argparse.Namespace) -> tuple[str, ...]:
     return (str(spec.Stage.RUN),) if options.fresh_runs else ()
 
 
-def _plan(
-    context: Context, sweep: plan.Sweep, *, anew: tuple[str, ...]
-) -> tuple[plan.Plan, prediction.Prediction, bool]:
+def _plan(context: Context, sweep: Sweep, *, anew: tuple[str, ...]) -> tuple[plan.Plan, prediction.Prediction, bool]:
     """The plan, what will become of it, and whether a scheduler works at the moment."""
     from farm import db, needs, plan
     from farm.views import inventory, prediction
@@ -112,7 +113,7 @@ def _plan(
 
 
 def _submit(
-    options: argparse.Namespace, context: Context, sweep: plan.Sweep, planned: plan.Plan, *, anew: tuple[str, ...]
+    options: argparse.Namespace, context: Context, sweep: Sweep, planned: plan.Plan, *, anew: tuple[str, ...]
 ) -> int:
     from farm.lifecycle import jobs
     from farm.records import Limits
@@ -161,6 +162,9 @@ def _print_plan(
     rows = [(stage, str(sum(row.values())), *(str(row[fate] or "-") for fate in used)) for stage, row in table.items()]
     headers = ("stage", "jobs", *map(str, used))
     context.out.table(headers, rows, right=headers[1:])
+    reasons = collections.Counter(item.why for item in planned.left_out)
+    for why, count in reasons.items():
+        context.out.text(f"Left out: {_words.plural(count, 'point')}. {why}")
 
 
 def _label(text: str) -> tuple[str, str]:

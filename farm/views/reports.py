@@ -38,6 +38,7 @@ class Row:
     """A point of a sweep as a line of the report. What is not known (yet) is None.
 
     Attributes:
+        axes: the point's value by axis: model, cores and so on, and the flags of the compiler that were asked for.
         state: of the point: the state of its last job, or of the job that stopped it.
         reused: the measurement was made for an earlier job with the same action key.
         simulated: the figures come from a simulated device.
@@ -49,14 +50,7 @@ class Row:
     """
 
     point: int
-    model: str
-    quantize: str
-    precision: str
-    kv: str
-    batch: int
-    ctx_len: int
-    prefill_len: int
-    cores: int
+    axes: dict[str, Any]
     state: str
     host: str | None = None
     device: str | None = None
@@ -111,7 +105,7 @@ class Report:
     failures: tuple[Failure, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; rows have the keys of :class:`Row` and ``parity``."""
+        """JSON values; rows have the keys of :class:`Row`, those of the axes and ``parity``."""
         return {
             "rows": [_row_json(row) for row in self.rows],
             "failures": [{**dataclasses.asdict(item), "points": list(item.points)} for item in self.failures],
@@ -120,7 +114,7 @@ class Report:
     def to_csv(self) -> str:
         """A header and a line per row; what is not known is empty."""
         text = io.StringIO()
-        names = [*(field.name for field in dataclasses.fields(Row)), "parity"]
+        names = list(dict.fromkeys(name for row in self.rows for name in _row_json(row)))
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
@@ -146,7 +140,7 @@ def build(points: Iterable[Point]) -> Report:
 def _row(point: Point) -> Row:
     compiled, run = point.outcome("compile"), point.outcome("run")
     figures = {**_compile_figures(compiled), **_run_figures(run)}
-    return Row(point=point.number, state=_state(point), **point.axes, **figures)
+    return Row(point=point.number, axes=dict(point.axes), state=_state(point), **figures)
 
 
 def _state(point: Point) -> str:
@@ -183,7 +177,7 @@ def _mark_best(rows: Sequence[Row]) -> list[Row]:
     marks: dict[int, list[str]] = collections.defaultdict(list)
     by_model: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
-        by_model[row.model].append(row)
+        by_model[row.axes["model"]].append(row)
     for of_model in by_model.values():
         for name, sign in _BEST.items():
             measured = [(sign * getattr(row, name), row.point) for row in of_model if getattr(row, name) is not None]
@@ -208,4 +202,6 @@ def _failure(outcome: Outcome, points: list[int]) -> Failure:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    return {**dataclasses.asdict(row), "best": list(row.best), "parity": row.parity}
+    fields = {**dataclasses.asdict(row), "best": list(row.best), "parity": row.parity}
+    axes = fields.pop("axes")
+    return {"point": fields.pop("point"), **axes, **fields}

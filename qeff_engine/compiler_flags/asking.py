@@ -62,6 +62,11 @@ def value_of(name: str, given: object) -> Value:
         raise InvalidInput(f"The compiler option {name} is {_shown(given)}, expected {kind.expected}.") from None
 
 
+def about(name: str) -> str:
+    """What a flag does, for help."""
+    return FLAGS[name].about
+
+
 def with_files(given: Mapping[str, object]) -> dict[str, object]:
     """The options with the text of each file instead of its path.
 

@@ -55,7 +55,9 @@ def test_a_model_runs_on_three_widths_and_on_two_devices_and_a_killed_stage_chan
         found = farm.jobs(submission_id)
         assert len(found) == 8
         assert {job.state for job in found} <= DONE
-        spanning = submit(farm, model, "--cores", "8", "--devices", "2")
+        spanning = submit(
+            farm, model, *("--cores", "8", "--devices", "2", "--mos", "2", "--compiler-option", "mdts-mos=2")
+        )
         farm.wait_for_end(spanning)
         farm.assert_sound(spanning)
         runs = measured(farm, submission_id) + measured(farm, spanning)

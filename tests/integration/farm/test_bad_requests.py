@@ -18,6 +18,7 @@ from farm import cli, db, models, plan, settings
 from farm.home import local
 from farm.lifecycle import jobs
 from farm.states import JobState
+from farm.sweep import Sweep, SweepModel
 from qeff_engine import spec
 from tests import farm_driver
 from tests.farm_home import CONFIG, safetensors, write_checkpoint
@@ -99,6 +100,19 @@ BAD_SUBMISSIONS = [
     (["--model", "{good}", "--kv", "mxint4"], r"--kv is 'mxint4', .* Did you mean 'mxint8'\?"),
     (["--model", "{good}", "--quantize", "gptqq:4"], r"method is 'gptqq', .* Did you mean 'gptq'\?"),
     (["--model", "{good}", "--quantize", "gptq:3"], "bits is 3, expected 4"),
+    (["--model", "{good}", "--mos", "0"], "mos is '0', expected whole numbers of at least 1"),
+    (["--model", "{good}", "--mos", "1,01"], "--compiler-option mos has 1 twice"),
+    (["--model", "{good}", "--compiler-option", "mos="], "mos is '', expected whole numbers"),
+    (["--model", "{good}", "--compiler-option", "mso=1"], r"no compiler option 'mso'. Did you mean 'mos'\?"),
+    (["--model", "{good}", "--compiler-option", "aic-num-cores=4"], "Use the number of cores"),
+    (["--model", "{good}", "--compiler-option", "node-precision-info=/none"], "cannot be read: No such file"),
+    (["--model", "{good}", "--compiler-flag", "-mos=2"], "Give it as the compiler option mos"),
+    (["--model", "{good}", "--compiler-flag"], "--compiler-flag: expected one argument"),
+    (
+        ["--model", "{good}", "--cores", "1,4", "--mos", "1,2"],
+        r"1 of 4 points cannot .* cores 1 mos 2: .*--skip-illegal",
+    ),
+    (["--model", "{good}", "--compiler-option", "mdts-mos=2", "--skip-illegal"], "1 of 1 points cannot be compiled"),
     (["--model", "{good}", "--task", "text"], "task is 'text', expected one of"),
     (["--model", "{good}", "--prompt", ""], "prompts is empty or holds an empty text"),
     (["--model", "{good}", "--prompts-file", "{empty prompts}"], "has no prompt, expected at least one line"),
@@ -131,7 +145,7 @@ def test_a_wrong_submission_is_refused_with_two(
 def one_submission(database: db.Database, driver: farm_driver.Driver) -> None:
     """s1 with jobs j1 to j4, all done."""
     source = spec.ResolveSpec(source="/m", kind="directory", fingerprint="f")
-    sweep = plan.Sweep(models=(plan.SweepModel(name="m", source=source),), cores=(8,))
+    sweep = Sweep(models=(SweepModel(name="m", source=source),), cores=(8,))
     with database.write() as connection:
         jobs.submit(connection, plan.expand(sweep), name="n", owner="o", request={})
     driver.work()

@@ -177,6 +177,29 @@ def test_a_report_is_a_table_json_or_csv(farm: Run, model: Path, driver: farm_dr
     assert [row["decode_tok_s"] for row in rows] == ["64.0", "112.0"]
 
 
+def test_flags_of_the_compiler_are_seen_from_plan_to_report(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
+    flags = ("--cores", "1,4", "--mos", "1,2", "--ols", "2", "--compiler-flag", "-new=1", "--skip-illegal")
+    code, out, _ = farm("submit", "--model", model, *flags)
+    assert code == 0
+    assert out.startswith("s1: 3 points, 8 jobs\n")
+    assert "Left out: 1 point. mos is 2 with 1 cores, expected at most the number of cores." in out
+    (left,) = document(farm("submit", "--model", model, *flags, "--dry-run", "--json"))["left_out"]
+    assert (left["axes"]["cores"], left["axes"]["mos"]) == (1, 2)
+    driver.work()
+    shown = farm("show", "s1")[1]
+    assert re.search(r"3 points: .*ols 2\n", shown)
+    assert re.search(r"point +cores +mos +resolve", shown)
+    labels = [job["label"] for job in document(farm("list", "s1", "--json"))["rows"]]
+    assert "compile tiny-llama 4 cores fp16 mos 2 ols 2 -new=1" in labels
+    table = farm("report", "s1")[1].splitlines()
+    assert table[0].endswith("prefill 32, ols 2")
+    assert table[1].split()[:2] == ["cores", "mos"]
+    rows = document(farm("report", "s1", "--json"))["rows"]
+    assert [(row["cores"], row["mos"], row["ols"]) for row in rows] == [(1, 1, 2), (4, 1, 2), (4, 2, 2)]
+    lines = list(csv.DictReader(io.StringIO(farm("report", "s1", "--csv")[1])))
+    assert [line["mos"] for line in lines] == ["1", "1", "2"]
+
+
 def test_lists_page_and_filter(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
     for owner in ("ann", "bob", "ann"):
         farm("submit", "--model", model, "--cores", "8", "--owner", owner)

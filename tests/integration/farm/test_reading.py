@@ -8,6 +8,7 @@ from farm import db, plan, records
 from farm.errors import NoCapacity, NotFound
 from farm.lifecycle import jobs
 from farm.states import JobState
+from farm.sweep import Sweep, SweepModel
 from farm.views import explain, inventory, prediction, queries, reports, sweeps
 from farm.views.prediction import Fate
 from qeff_engine import spec
@@ -16,8 +17,8 @@ from tests import farm_driver
 
 def sweep(*, cores: tuple[int, ...] = (8, 14, 16), fingerprint: str = "f1", **axes: object) -> plan.Plan:
     source = spec.ResolveSpec(source=f"/models/{fingerprint}", kind="directory", fingerprint=fingerprint)
-    model = plan.SweepModel(name="tiny", source=source)
-    return plan.expand(plan.Sweep(models=(model,), cores=cores, **axes))  # type: ignore[arg-type]
+    model = SweepModel(name="tiny", source=source)
+    return plan.expand(Sweep(models=(model,), cores=cores, **axes))  # type: ignore[arg-type]
 
 
 def submit(database: db.Database, planned: plan.Plan, *, name: str = "n", owner: str = "o") -> int:
@@ -107,11 +108,11 @@ def test_points_carry_the_figures_of_whoever_did_the_work(database: db.Database,
     with database.read() as connection:
         made = reports.build(sweeps.point_list(connection, first))
         reused = reports.build(sweeps.point_list(connection, second))
-    assert [(row.cores, row.device, row.decode_tok_s, row.reused) for row in made.rows] == [
+    assert [(row.axes["cores"], row.device, row.decode_tok_s, row.reused) for row in made.rows] == [
         (8, "ultra/0", 64.0, False),
         (14, "ultra/0", 112.0, False),
     ]
-    assert [(row.cores, row.device, row.decode_tok_s, row.reused) for row in reused.rows] == [
+    assert [(row.axes["cores"], row.device, row.decode_tok_s, row.reused) for row in reused.rows] == [
         (14, "ultra/0", 112.0, True)
     ]
     assert (made.rows[0].host, made.rows[0].compile_s, made.rows[0].parity) == ("h1", 12.5, "yes")

@@ -11,19 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import plan
+from farm.axes import flag_values
 from farm.errors import Usage
 from farm.needs import ANYWHERE, Needs
+from farm.sweep import Sweep, SweepModel
+from farm.sweep import axes as axes_of_a_sweep
+from farm.views import reports
 from qeff_engine import spec
+from qeff_engine.compiler_flags.table import OFFERED
 from qeff_engine.errors import InvalidInput
 
 
-def model(name: str = "a") -> plan.SweepModel:
+def model(name: str = "a") -> SweepModel:
     source = spec.ResolveSpec(source=f"/models/{name}", kind="directory", fingerprint=f"print of {name}")
-    return plan.SweepModel(name=name, source=source)
+    return SweepModel(name=name, source=source)
 
 
-def sweep(**axes: Any) -> plan.Sweep:
-    return plan.Sweep(**{"models": (model(),), **axes})
+def sweep(**axes: Any) -> Sweep:
+    return Sweep(**{"models": (model(),), **axes})
 
 
 def stages(made: plan.Plan) -> dict[str, int]:
@@ -73,7 +78,7 @@ axes = st.fixed_dictionaries(
 
 @given(axes)
 def test_a_plan_has_every_point_and_no_work_twice(values: dict[str, Any]) -> None:
-    made = plan.expand(plan.Sweep(**values))
+    made = plan.expand(Sweep(**values))
     size = {name: len(items) for name, items in values.items()}
     quantized = sum(item is not None for item in values["quantize"])
     exports = size["models"] * size["quantize"]
@@ -88,7 +93,7 @@ def test_a_plan_has_every_point_and_no_work_twice(values: dict[str, Any]) -> Non
 
 @given(axes)
 def test_parents_come_first_and_chains_are_the_longest_way_down(values: dict[str, Any]) -> None:
-    made = plan.expand(plan.Sweep(**values))
+    made = plan.expand(Sweep(**values))
     seen: set[str] = set()
     longest: dict[str, int] = collections.defaultdict(int)
     for job in made.jobs:
@@ -173,5 +178,53 @@ def test_a_run_at_a_certain_place_is_other_work_and_its_compile_is_not() -> None
 def test_a_request_keeps_everything_that_was_asked() -> None:
     asked = sweep(cores=(8, 14), quantize=(None, spec.QuantizeSpec.parse("awq")), generation_len=5)
     kept = asked.to_json()
-    assert set(kept) == {field.name for field in dataclasses.fields(plan.Sweep)}
+    assert kept["flags"] == {}
+    assert set(kept) == {field.name for field in dataclasses.fields(Sweep)}
     assert (kept["cores"], kept["quantize"]) == ([8, 14], ["none", "awq:4:64"])
+
+
+def flags(**lists: Any) -> dict[str, tuple[Any, ...]]:
+    return {name.replace("_", "-"): flag_values(name.replace("_", "-"), words) for name, words in lists.items()}
+
+
+def test_flags_of_the_compiler_are_axes() -> None:
+    made = plan.expand(sweep(cores=(8,), flags=flags(mos=[1, 2], ols=["default", "4"], combine_inputs=["false"])))
+    axes = [(point.axes["mos"], point.axes["ols"], point.axes["combine-inputs"]) for point in made.points]
+    assert axes == [(1, "default", False), (1, 4, False), (2, "default", False), (2, 4, False)]
+    compiles = [job for job in made.jobs if job.stage == "compile"]
+    assert [job.spec["compiler_options"] for job in compiles] == [
+        {"combine-inputs": False, "mos": 1},
+        {"combine-inputs": False, "mos": 1, "ols": 4},
+        {"combine-inputs": False, "mos": 2},
+        {"combine-inputs": False, "mos": 2, "ols": 4},
+    ]
+    assert compiles[1].label == "compile a 8 cores fp16 combine-inputs off mos 1 ols 4"
+    assert stages(made) == {"resolve": 1, "export": 1, "compile": 4, "run": 4}
+
+
+def test_a_flag_at_its_default_is_the_same_work_as_no_flag() -> None:
+    plain, flagged = plan.expand(sweep()), plan.expand(sweep(flags=flags(mos=["default", 2])))
+    assert {job.plan_key for job in plain.jobs} < {job.plan_key for job in flagged.jobs}
+
+
+def test_combinations_without_support_are_refused_or_left_out_by_rule() -> None:
+    asked: dict[str, Any] = {"cores": (1, 4), "flags": flags(mos=[1, 2, 4])}
+    with pytest.raises(Usage, match=r"2 of 6 points cannot be compiled, such as cores 1 mos 2: mos is 2 with 1 cores"):
+        plan.expand(sweep(**asked))
+    made = plan.expand(sweep(**asked, skip_illegal=True))
+    assert [(point.axes["cores"], point.axes["mos"]) for point in made.points] == [(1, 1), (4, 1), (4, 2), (4, 4)]
+    assert [(item.axes["cores"], item.axes["mos"]) for item in made.left_out] == [(1, 2), (1, 4)]
+    assert all("expected at most the number of cores" in item.why for item in made.left_out)
+    with pytest.raises(Usage, match=r"1 of 1 points cannot be compiled, such as the only one: .* Correct the lists\.$"):
+        plan.expand(sweep(cores=(1,), flags=flags(mos=[2]), skip_illegal=True))
+
+
+def test_unlisted_flags_are_of_all_points_and_seen_in_their_labels() -> None:
+    (job,) = (job for job in plan.expand(sweep(unlisted_flags=("-new=1",))).jobs if job.stage == "compile")
+    assert job.spec["unlisted_flags"] == ["-new=1"]
+    assert job.label.endswith(" -new=1")
+
+
+def test_no_flag_is_named_as_an_axis_or_a_column_of_a_report() -> None:
+    columns = {field.name for field in dataclasses.fields(reports.Row)} | {"parity", "model", *axes_of_a_sweep()}
+    assert not columns & set(OFFERED)

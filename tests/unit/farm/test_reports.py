@@ -46,7 +46,7 @@ def point(number: int, *, model: str = "m", cores: int = 8, state: JobState = Jo
 
 def test_a_row_has_the_figures_of_compile_and_run() -> None:
     (row,) = reports.build([point(0, cores=14)]).rows
-    assert (row.cores, row.state, row.device, row.host) == (14, "succeeded", "ultra/0", "h1")
+    assert (row.axes["cores"], row.state, row.device, row.host) == (14, "succeeded", "ultra/0", "h1")
     assert (row.ttft_s, row.decode_tok_s, row.total_tok_s) == (0.02, 100.0, 90.0)
     assert (row.compile_s, row.program_bytes, row.simulated, row.reused) == (12.0, 1000, True, False)
 

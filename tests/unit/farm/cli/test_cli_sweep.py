@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from farm import plan
 from farm.cli import _parser, _sweep
+from farm.sweep import Sweep
 from tests.farm_home import write_checkpoint
 
 
@@ -19,7 +19,7 @@ def models(tmp_path: Path) -> dict[str, Path]:
     return {name: write_checkpoint(tmp_path / name) for name in ("one/tiny", "two/tiny", "other")}
 
 
-def parse(*words: object) -> plan.Sweep:
+def parse(*words: object) -> Sweep:
     parser = _parser.command_parser("submit", description="")
     _sweep.add_arguments(parser)
     return _sweep.make(_parser.parse(parser, [*map(str, words)], defaults=argparse.Namespace()))
@@ -72,3 +72,25 @@ def test_prompts_come_from_options_and_files(models: dict[str, Path], tmp_path: 
     (tmp_path / "lines.jsonl").write_text('"two\\nlines"\n"x"\n')
     sweep = parse("--model", models["other"], "--prompt", "a", "--prompts-file", tmp_path / "lines.jsonl")
     assert sweep.prompts == ("a", "two\nlines", "x")
+
+
+def test_flags_of_the_compiler_are_lists_too(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "npi.yaml").write_text("FP32NodeInstanceNames: [x]")
+    sweep = parse(
+        *("--model", models["other"], "--mos", "1,2", "--ols", "1", "--ols", "2,default"),
+        *("--compiler-option", "aic_enable_depth_first=true,false", "--compiler-option", "multicast-weights"),
+        *("--compiler-option", "sdp-cluster-sizes=7:7,14", "--compiler-option", "mos=4"),
+        *("--compiler-option", f"node-precision-info={tmp_path / 'npi.yaml'},default"),
+        *("--compiler-flag", "-new=1", "--compiler-flag=-other", "--skip-illegal"),
+    )
+    assert sweep.flags == {
+        "mos": (1, 2, 4),
+        "ols": (1, 2, "default"),
+        "aic-enable-depth-first": (True, False),
+        "multicast-weights": (True,),
+        "sdp-cluster-sizes": ("7,7", 14),
+        "node-precision-info": ("FP32NodeInstanceNames: [x]\n", "default"),
+    }
+    assert sweep.unlisted_flags == ("-new=1", "-other")
+    assert sweep.skip_illegal
+    assert sweep.num_points == 3 * 3 * 2 * 2 * 2
