@@ -26,7 +26,7 @@ from qeff_engine.simulated_sdk import (
 )
 from qeff_engine.simulated_sdk.cost_model import Work
 from qeff_engine.simulated_sdk.network_description import Binding, Network
-from qeff_engine.simulated_sdk.options import Options
+from qeff_engine.simulated_sdk.options import AI100, Options
 from qeff_engine.simulated_sdk.refusal import input_refusal
 from qeff_engine.simulated_sdk.static_values import StaticValues
 
@@ -77,6 +77,7 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
     network = Network(
         name=options.model.stem,
         sdk_version=version,
+        hw_version=AI100,
         inputs=inputs,
         outputs=outputs,
         specialized=options.specializations is not None,

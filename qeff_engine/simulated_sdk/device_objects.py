@@ -62,6 +62,19 @@ class ResourceInfo:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PerformanceInfo:
+    """Frequencies of a device and the traffic of its memory; 0 where the simulation knows nothing."""
+
+    nspFrequencyHz: int = 0
+    ddrFrequencyHz: int = 0
+    compFrequencyHz: int = 0
+    memFrequencyHz: int = 0
+    sysFrequencyHz: int = 0
+    peakCompute: float = 0.0
+    dramBw: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceData:
     """What a ready device says of itself."""
 
@@ -110,3 +123,11 @@ class Util:
             vcFree=device_list.VIRTUAL_CHANNELS - taken.channels,
         )
         return QStatus.QS_SUCCESS, resources
+
+    def getPerformanceInfo(self, qid: int) -> tuple[QStatus, PerformanceInfo]:
+        """Frequencies of a device."""
+        status, _ = self.getResourceInfo(qid)
+        if status != QStatus.QS_SUCCESS:
+            return status, PerformanceInfo()
+        kind = sdk_root.visible_devices()[qid].traits
+        return status, PerformanceInfo(nspFrequencyHz=round(kind.clock_ghz * 1e9), peakCompute=kind.fp16_tflops * 1e12)

@@ -55,6 +55,7 @@ _built = messages.build(
             "constants_bytes": (103, "uint64"),
             "round_states_to_fp16": (104, "bool"),
             "sdk_version": (105, "string"),
+            "hw_version": (106, "string"),
         },
     },
 )
@@ -98,6 +99,7 @@ class Network:
     Attributes:
         name: of the graph.
         sdk_version: of the compiler.
+        hw_version: hardware that it was compiled for.
         inputs, outputs: bindings in order.
         specialized: shapes were given; otherwise the program has the graph's own.
         batch_size: samples of an inference, as the compiler was told for statistics.
@@ -110,6 +112,7 @@ class Network:
 
     name: str
     sdk_version: str
+    hw_version: str
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     specialized: bool
@@ -140,6 +143,7 @@ def serialize(network: Network) -> bytes:
         constants_bytes=network.constants_bytes,
         round_states_to_fp16=network.round_states_to_fp16,
         sdk_version=network.sdk_version,
+        hw_version=network.hw_version,
     )
     for side, bindings in (("inputs", network.inputs), ("outputs", network.outputs)):
         for binding in bindings:
@@ -176,10 +180,17 @@ def parse(data: bytes) -> Network:
         raise BadDescription(f"The network description has version {message.major_version}, expected {MAJOR_VERSION}.")
     specialized = bool(message.allowed_shapes)
     items = [*message.inputs, *message.outputs]
+    numbers = [len(entry.shapes) for entry in message.allowed_shapes]
+    if specialized and numbers != [len(items)] * len(message.works):
+        raise BadDescription(
+            f"The network description has {len(items)} bindings, {len(message.works)} works and allowed shapes of "
+            f"{numbers} bindings: it is damaged."
+        )
     bindings = [_binding(item, number=number, message=message) for number, item in enumerate(items)]
     return Network(
         name=message.network_name,
         sdk_version=message.sdk_version,
+        hw_version=message.hw_version,
         inputs=tuple(bindings[: len(message.inputs)]),
         outputs=tuple(bindings[len(message.inputs) :]),
         specialized=specialized,

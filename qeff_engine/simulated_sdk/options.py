@@ -12,7 +12,8 @@ from pathlib import Path
 from qeff_engine.simulated_sdk.refusal import Refusal, input_refusal
 
 MAX_CORES = 16
-AI100_NAMES = ("ai100", "2.0")
+AI100 = "ai100"
+AI100_NAMES = (AI100, "2.0")
 
 USAGE = """Usage: qaic-compile -aic-hw -m=model.onnx -aic-binary-dir=DIR [options]
   -aic-hw-version=ai100|2.0               -aic-num-cores=1..16            -batchsize=1

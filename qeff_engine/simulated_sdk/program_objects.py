@@ -21,6 +21,7 @@ from qeff_engine.simulated_sdk import (
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk.device_objects import Context
 from qeff_engine.simulated_sdk.network_description import Network
+from qeff_engine.simulated_sdk.options import AI100
 from qeff_engine.simulated_sdk.status import BufferIoTypeEnum, QStatus
 
 if TYPE_CHECKING:
@@ -180,6 +181,10 @@ class Program:
             _release(self._holdings)
         return QStatus.QS_SUCCESS
 
+    def createSlicingSpecHandle(self, specification: str) -> tuple[QStatus, None]:
+        """Newer runtimes hand KV over between programs by this; refused here."""
+        return QStatus.QS_UNSUPPORTED, None
+
     @property
     def lost(self) -> bool:
         """Whether a device was reset since the activation: nothing is held any more, and states are gone."""
@@ -198,6 +203,8 @@ class Program:
         )
 
     def _take(self) -> QStatus:
+        if self.network.hw_version != AI100:
+            return self._fail(self._devices[0], reason="Version mismatch", status=QStatus.QS_DEV_ERROR)
         share_mb = -(-self.network.dram_bytes // (self.network.num_devices * _MB))
         amounts = occupancy.Amounts(cores=self.network.num_cores, dram_mb=share_mb, channels=1)
         for device in sorted(self._devices, key=lambda item: item.qid):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import struct
 
+import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from qeff_engine.simulated_sdk import qpc_cli, qpc_container
+from qeff_engine.errors import InvalidInput
+from qeff_engine.sdk import runtime_failures
+from qeff_engine.simulated_sdk import network_description, qpc_cli, qpc_container
 from qeff_engine.simulated_sdk.qpc_container import BadContainer
 from tests.unit.qeff_engine.simulated_sdk import graphs
 
@@ -72,15 +79,84 @@ def test_a_damaged_header_is_refused(container, at, value):
         qpc_container.read_segments(container)
 
 
-def test_validate_names_the_cores_that_a_program_needs(tmp_path, compile_in, simulated_sdk_root, capsys):
+@pytest.fixture
+def binary(tmp_path, compile_in, capsys):
+    """The container of a decoder with two specializations and a retained state."""
     path = graphs.save(graphs.decoder(), tmp_path)
-    assert compile_in(path, "-retained-state", "-aic-num-cores=5", specializations=graphs.SPECIALIZATIONS) == 0
-    binary = tmp_path / "qpc" / "programqpc.bin"
+    flags = ("-retained-state", "-aic-num-cores=5", "-stats-batchsize=2")
+    assert compile_in(path, *flags, specializations=graphs.SPECIALIZATIONS) == 0
     capsys.readouterr()
+    return tmp_path / "qpc" / "programqpc.bin"
+
+
+def test_validate_names_the_cores_that_a_program_needs(binary, simulated_sdk_root, capsys):
     assert qpc_cli.main(["validate", "-i", str(binary)], root=simulated_sdk_root) == 0
-    assert "Number of NSP required:5\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Number of NSP required:5\n" in out
+    assert "Batch size:2\n" in out
     binary.write_bytes(binary.read_bytes()[:-1])
     assert qpc_cli.main(["validate", "-i", str(binary)], root=simulated_sdk_root) == 1
     assert "Invalid qpc" in capsys.readouterr().err
-    assert qpc_cli.main(["validate", "-i", str(tmp_path / "none")], root=simulated_sdk_root) == 1
-    assert qpc_cli.main(["validate"], root=simulated_sdk_root) == 1
+
+
+def test_dump_and_extract_look_inside(binary, tmp_path, simulated_sdk_root, capsys):
+    assert qpc_cli.main(["dump", "-i", str(binary)], root=simulated_sdk_root) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["hw_version"] == "ai100"
+    assert [item["name"] for item in described["inputs"]] == ["input_ids", "position_ids", "past_key.0"]
+    assert described["inputs"][0]["shapes"] == [[1, 4], [1, 1]]
+    out = tmp_path / "network.elf"
+    assert (
+        qpc_cli.main(["extract", "-i", str(binary), "-s", "network.elf", "-o", str(out)], root=simulated_sdk_root) == 0
+    )
+    assert out.stat().st_size == described["segments"]["network.elf"]["size"]
+    assert [node.op_type for node in onnx.load(out, load_external_data=False).graph.node]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["validate"], "got 'validate'"),
+        (["validate", "-i"], "option requires an argument -- 'i'"),
+        (["validate", "-i", "/nowhere"], "Unable to open /nowhere: No such file or directory"),
+        (["inspect", "-i", "{binary}"], "Usage: qaic-qpc validate -i programqpc.bin"),
+        (
+            ["extract", "-i", "{binary}", "-s", "weights", "-o", "out"],
+            "has no segment 'weights'; it has constantsdesc.bin",
+        ),
+        (["extract", "-i", "{binary}", "-s", "network.elf", "-o", "/nowhere/x"], "Unable to open /nowhere/x"),
+    ],
+)
+def test_what_cannot_be_looked_at_ends_with_1(binary, simulated_sdk_root, capsys, arguments, said):
+    arguments = [argument.format(binary=binary) for argument in arguments]
+    assert qpc_cli.main(arguments, root=simulated_sdk_root) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_program_for_other_hardware_is_refused_with_the_firmwares_words(binary, runtime, capsys):
+    segments = qpc_container.read_segments(binary)
+    described = qpc_container.read_segment(binary, segment=segments["networkdesc.bin"])
+    # The same length, so that nothing else moves.
+    other = described.replace(b"ai100", b"ai200")
+    assert described.count(b"ai100") == 1
+    binary.write_bytes(binary.read_bytes().replace(described, other))
+    client = graphs.Client(*runtime, program=binary.parent)
+    assert client.activate() == 300
+    assert "Device 0 activate failed: Version mismatch" in capsys.readouterr().err
+    error = runtime_failures.failure(
+        "activate the program", status=300, text="Device 0 activate failed: Version mismatch"
+    )
+    assert isinstance(error, InvalidInput)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_description_is_refused_and_nothing_else_is_raised(binary, data):
+    segments = qpc_container.read_segments(binary)
+    described = bytearray(qpc_container.read_segment(binary, segment=segments["networkdesc.bin"]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        described[data.draw(st.integers(0, len(described) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(described)))
+    for damaged in (bytes(described), bytes(described[:cut])):
+        with contextlib.suppress(network_description.BadDescription):
+            assert network_description.parse(damaged).works
