@@ -26,6 +26,7 @@ from qeff_engine.compiler_flags.values import (
 )
 
 MOST_CORES = MappingProxyType({"ai100": 16})  # NSPs of one device; of other targets none is documented
+_FRONT_ENDS = Choice(("onnx", "tensorflow", "pytorch", "caffe", "caffe2"))
 _SCHEMAS = Choice(("asymmetric", "symmetric", "symmetric_with_uint8", "symmetric_with_power2_scale"))
 
 
@@ -144,7 +145,7 @@ _OURS = (
     _ours("batchsize", Integer(1), "batch per instance", instead="Use the batch size.", default="1"),
     _ours("network-specialization-config", Text(), "static shapes", instead="Use batch, context and prefill length."),
     _ours("aic-hw", Bare(), "compile for a card", instead="The driver always gives it."),
-    _ours("aic-hw-version", Text(), "kind of card", instead="Use the hardware version."),
+    _ours("aic-hw-version", Choice(("ai100", "2.0", "ai200")), "kind of card", instead="Use the hardware version."),
     _ours("aic-num-cores", Integer(1), "cores of an instance", instead="Use the number of cores.", default="1"),
     _ours("convert-to-fp16", Bare(), "compute in FP16", instead="The driver always gives it."),
     _ours("mxfp6-matmul", Bare(), "weights of products in MXFP6", instead="Use the precision mxfp6."),
@@ -156,7 +157,7 @@ _OURS = (
     _ours("dynamic-shape-input", Text(), "inputs of dynamic shape", instead="Programs of exports have static shapes."),
     _ours("load-embedding-tables", Text(), "embedding tables in a zip file", instead=_BY_HAND),
     _ours("dump-embedding-tables", Text(), "write embedding tables to a zip file", instead=_BY_HAND),
-    _ours("operators-supported", Text(), "list what a front end supports", instead=_BY_HAND),
+    _ours("operators-supported", _FRONT_ENDS, "list what a front end supports", instead=_BY_HAND),
 )  # fmt: skip
 
 GROUPS = MappingProxyType(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qeff_engine.simulated_sdk import options, version_cli
+from qeff_engine.simulated_sdk import flags, options, version_cli
 from qeff_engine.simulated_sdk.refusal import Refusal
 
 _HELP = ("-h", "-help", "--help", "--usage")
@@ -14,7 +14,7 @@ _HELP = ("-h", "-help", "--help", "--usage")
 def main(arguments: list[str], *, root: Path) -> int:
     """Run the compiler and return its exit code: 0, 1, or 255 for a bad JSON file."""
     if any(argument in _HELP for argument in arguments):
-        print(options.USAGE, end="")
+        print(flags.usage(), end="")
         return 0
     try:
         parsed = options.parse(arguments)

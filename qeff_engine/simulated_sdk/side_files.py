@@ -31,7 +31,7 @@ def read_specializations(path: Path, *, version: str) -> list[Specialization]:
     Compilers before 1.22 know the flat form only, in which every value is a text.
 
     Raises:
-        Refusal: not JSON, not one of the forms, or no positive integers in it.
+        Refusal: not JSON, not one of the forms, no positive integers in it, or one entry twice.
     """
     document = _json(path)
     entries = document.get("specializations") if isinstance(document, dict) else None
@@ -39,7 +39,13 @@ def read_specializations(path: Path, *, version: str) -> list[Specialization]:
         raise json_refusal("out_of_range.403", message="key 'specializations' not found")
     if not entries:
         raise input_refusal(f"{path} has no specializations.")
-    return [_specialization(entry, version=version) for entry in entries]
+    found = [_specialization(entry, version=version) for entry in entries]
+    for number, item in enumerate(found):
+        earlier = [before.symbols for before in found[:number]]
+        if item.symbols in earlier:
+            # The runtime chooses by shapes, so it could not tell the two apart.
+            raise input_refusal(f"Specializations {earlier.index(item.symbols)} and {number} of {path} are the same.")
+    return found
 
 
 def _specialization(entry: Any, *, version: str) -> Specialization:

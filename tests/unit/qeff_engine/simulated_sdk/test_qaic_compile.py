@@ -84,6 +84,9 @@ def test_an_unknown_option_is_refused_with_the_real_text(decoder, compile_in, ca
     [
         *("-aic-num-cores=0", "-aic-num-cores=17", "-aic-num-cores=x", "-aic-num-cores", "-aic-num-cores="),
         *("-aic-hw-version=ai300", "-aic-hw-version=ai200", "-mos=2", "-ols=0", "-retained-state=true"),
+        *("-mos=1,", "-mos=0", "-allocator-dealloc-delay=11", "-size-split-granularity=256", "-combine-inputs=maybe"),
+        *("-aic-pmu-recipe=All", "-aic-pmu-events=a,b,c,d,e,f,g,h,i", "-execute-nodes-in-fp16=", "-stats-level=-1"),
+        *("-percentile-calibration-value=89", "-quantization-precision=Int4", "-vtcm-working-set-limit-ratio=nan"),
         *("-aic-depth-first-mem=4", "-vtcm-working-set-limit-ratio=2", "-onnx-define-symbol=a", "-batchsize=2"),
         *("-load-profile=x.yaml", "-sdp-cluster-sizes=7,7"),
     ],
@@ -106,6 +109,37 @@ def test_what_a_compile_needs_is_asked_for(decoder, simulated_sdk_root, capsys, 
 def test_partitioning_one_device_excludes_what_is_documented(decoder, compile_in, capsys, other):
     text = _refused(compile_in, capsys, decoder, "-aic-num-cores=14", "-sdp-cluster-sizes=7,7", other)
     assert "Single device partitioning does not support" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("-aic-depth-first-mem=8",), "Option -aic-depth-first-mem needs option -aic-enable-depth-first."),
+        (("-mdts-mos=2",), "Option -mdts-mos needs option -mdp-load-partition-config."),
+        (("-host-preproc", "-aic-preproc"), "Option -host-preproc does not go with -aic-preproc."),
+        (("-convert-to-quantize", "-dump-profile=x"), "Option -convert-to-quantize does not go with -dump-profile."),
+        (("-percentile-calibration-value=99",), "needs option -quantization-calibration=Percentile."),
+        (("-aic-num-cores=8", "-sdp-cluster-sizes=7,7"), "must fit -aic-num-cores, which is 8."),
+        (("-aic-num-cores=14", "-sdp-cluster-sizes=7,7", "-mos=1,2,3"), "one for each of 2 clusters"),
+        (("-enable-rowwise",), "Option -enable-rowwise is not supported by the simulated compiler."),
+    ],
+)
+def test_what_does_not_go_together_is_refused(decoder, compile_in, capsys, flags, text):
+    assert text in _refused(compile_in, capsys, decoder, *flags)
+
+
+def test_every_flag_that_goes_together_is_taken(decoder, compile_in):
+    flags = (
+        *("-retained-state", "-convert-to-fp16", "-aic-num-cores=14", "-sdp-cluster-sizes=7,7", "-mos=1,4", "-ols=5"),
+        *("-use-producer-dma", "-combine-inputs=false", "-combine-outputs=0", "-allocator-dealloc-delay=0", "-v"),
+        *(
+            "-size-split-granularity=2048",
+            "-vtcm-working-set-limit-ratio=0.25",
+            "-multicast-weights",
+        ),
+        *("-aic-pmu-recipe=KernelUtil", "-execute-nodes-in-fp16=Add,Div", "-compile-threads=4", "-stats-level=70"),
+    )
+    assert compile_in(decoder, *flags, specializations=graphs.SPECIALIZATIONS) == 0
 
 
 def test_named_specializations_are_a_json_error_before_1_22(decoder, compile_in, capsys):
@@ -326,3 +360,55 @@ def test_a_full_disk_is_named_and_leaves_nothing(decoder, compile_in, capsys, mo
     monkeypatch.setattr("qeff_engine.simulated_sdk.constants.write", full)
     text = _refused(compile_in, capsys, decoder)
     assert text == f"QAIC_ERROR: Unable to write {decoder.parent}/qpc/programqpc.bin. Err=No space left on device\n"
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _with_a_file_in_the_way(path):
+    (path.parent / "qpc").write_text("")
+
+
+CUSTOM = {"past_key.7": "float16"}
+# What is wrong; what is done to the model before, flags, specializations; exit code and what the tool says.
+WRONG = {
+    "missing model": (lambda path: path.unlink(), (), None, 1, "Unable to open"),
+    "truncated model": (_truncated, (), None, 1, "model.onnx is not an ONNX model"),
+    "data outside": (
+        lambda path: _with_external(path, location="../w.bin"),
+        (),
+        None,
+        1,
+        "inside the model's directory",
+    ),
+    "unknown option": (None, ("-retaind-state",), None, 1, "Invalid option -retaind-state. Use -h, -help, or --help"),
+    "too many cores": (None, ("-aic-num-cores=17",), None, 1, "Invalid value '17' for option -aic-num-cores"),
+    "symbol without value": (None, (), [{"batch_size": "1", "ctx_len": "8"}], 1, "symbolic axis 'seq_len'"),
+    "same shapes": (None, (), [*graphs.SPECIALIZATIONS, graphs.SPECIALIZATIONS[0]], 1, "Specializations 0 and 2 of"),
+    "named form": (
+        None,
+        (),
+        [{"name": "a", "symbols": {}}],
+        255,
+        "[json.exception.type_error.302] type must be string",
+    ),
+    "unknown tensor": (None, ("custom",), None, 1, "no input or output 'past_key.7'"),
+    "unwritable target": (_with_a_file_in_the_way, (), None, 1, "/qpc/ directory. Err=File exists"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_bad_input_of_the_tool_itself_ends_with_its_text_and_code(decoder, simulated_sdk_root, fault):
+    spoil, flags, specializations, code, text = WRONG[fault]
+    if spoil is not None:
+        spoil(decoder)
+    if flags == ("custom",):
+        flags = ("-retained-state", graphs.custom_io(decoder.parent, CUSTOM))
+    line = graphs.command(decoder, *flags, specializations=specializations or graphs.SPECIALIZATIONS)
+    done = subprocess.run(
+        [simulated_sdk_root / "exec/qaic-compile", *line], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (decoder.parent / "qpc").is_dir()
