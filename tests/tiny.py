@@ -55,6 +55,12 @@ DECODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gpt2": {**_TIED, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
         "opt": {**_TIED, "ffn_dim": 48, "word_embed_proj_dim": 32},
         "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+        "gpt_neo": {
+            **_TIED,
+            "num_hidden_layers": 4,
+            "window_size": SLIDING_WINDOW,
+            "attention_types": [[["global", "local"], 2]],
+        },
         "mamba": {"state_size": 4, "time_step_rank": 4},
         "qwen3_5_text": {
             "layer_types": ["linear_attention", "full_attention"],

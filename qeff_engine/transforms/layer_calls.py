@@ -18,7 +18,8 @@ from qeff_engine.transforms.weightless import fake_weights, is_fake
 
 _PLAIN_TYPES = (int, float, str, bool, type(None), torch.dtype)
 _NUMBER = "layer_idx"
-_NOT_COMPARED = (_NUMBER, "training")
+NUMBERS = (_NUMBER, "layer_id")  # attributes that have the number of a layer
+_NOT_COMPARED = (*NUMBERS, "training")
 
 
 class NoFit(Exception):

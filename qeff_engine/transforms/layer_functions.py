@@ -21,7 +21,7 @@ from qeff_engine import exported, patching
 from qeff_engine.onnx_graph import binding, naming, tracing
 from qeff_engine.transforms import kernels
 from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
-from qeff_engine.transforms.layer_calls import Kind, LayerNumber, NoFit, OwnNumber
+from qeff_engine.transforms.layer_calls import NUMBERS, Kind, LayerNumber, NoFit, OwnNumber
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights
 
@@ -192,8 +192,13 @@ def _copy_what_passes_through(graph: ir.Graph) -> None:
 
 @contextlib.contextmanager
 def _watched_numbers(layer: nn.Module) -> Iterator[None]:
-    owners = [module for module in layer.modules() if type(vars(module).get("layer_idx")) is int]
-    with patching.attributes([(owner, "layer_idx", LayerNumber(vars(owner)["layer_idx"])) for owner in owners]):
+    changes = [
+        (module, name, LayerNumber(vars(module)[name]))
+        for module in layer.modules()
+        for name in NUMBERS
+        if type(vars(module).get(name)) is int
+    ]
+    with patching.attributes(changes):
         yield
 
 

@@ -204,6 +204,14 @@ def test_layers_that_differ_by_a_constant_are_kinds_of_their_own(tmp_path):
     checks.equal_to_original(snapshot, out)
 
 
+def test_layers_whose_number_is_called_otherwise_are_of_one_kind(tmp_path):
+    source = tiny.save_model(tmp_path / "source", "gpt_neo")
+    snapshot, out, result = exported_decoder.make(source, tmp_path)
+    assert result.figures["num_layers"] == 4
+    assert result.figures["num_layer_functions"] == 2
+    checks.equal_to_original(snapshot, out)
+
+
 def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, monkeypatch):
     original = modeling_llama.LlamaMLP.forward
     monkeypatch.setattr(modeling_llama.LlamaMLP, "layer_idx", 0, raising=False)
