@@ -79,7 +79,8 @@ class ExportedModel:
         model_type: transformers ``model_type``.
         vocab_size: width of the logits; 0 for an encoder.
         eos_token_ids: tokens that end a sequence.
-        max_positions: longest sequence that the model's config allows; 0 when it names none.
+        max_positions: longest sequence that the model's config allows; 0 when it names none, or when what the model
+            keeps has no length.
         num_parameters: elements of all weights, tied ones once.
         components: graphs by name (:data:`DECODER`, :data:`VISION`, :data:`ENCODER`).
         extra: further JSON values of a task (image token id, number of image tokens, ...).

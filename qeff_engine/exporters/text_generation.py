@@ -45,13 +45,14 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         num_layer_functions=graph.num_layer_functions,
         max_seq_len=graph.max_seq_len,
     )
+    has_length = any("ctx_len" in tensor.shape for tensor in graph.inputs.values())
     described = exported.ExportedModel(
         task=tasks.TEXT_GENERATION,
         class_name=name,
         model_type=model.config.model_type,
         vocab_size=int(graph.outputs["logits"].shape[2]),
         eos_token_ids=description.eos_token_ids(model.config, snapshot=snapshot),
-        max_positions=description.max_positions(model.config),
+        max_positions=description.max_positions(model.config) if has_length else 0,
         num_parameters=model.num_parameters,
         components={exported.DECODER: component},
     )

@@ -212,6 +212,12 @@ def test_layers_whose_number_is_called_otherwise_are_of_one_kind(tmp_path):
     checks.equal_to_original(snapshot, out)
 
 
+def test_states_without_length_know_no_longest_sequence(tmp_path):
+    source = tiny.save_model(tmp_path / "source", "mamba", fields={"max_position_embeddings": 64})
+    _, out, _ = exported_decoder.make(source, tmp_path)
+    assert exported.load(out).max_positions == 0
+
+
 def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, monkeypatch):
     original = modeling_llama.LlamaMLP.forward
     monkeypatch.setattr(modeling_llama.LlamaMLP, "layer_idx", 0, raising=False)
