@@ -13,6 +13,7 @@ from transformers.cache_utils import (
     DynamicCache,
     DynamicLayer,
     LinearAttentionCacheLayerMixin,
+    LinearAttentionLayer,
 )
 
 from qeff_engine.errors import Unsupported
@@ -22,6 +23,7 @@ from qeff_engine.transforms.cache import CONV, INDEX, KEY, RECURRENT, VALUE, Lay
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel
 
+_CACHE_ARGUMENTS = ("past_key_values", "cache_params", "state")
 _NUM_TOKENS = 3
 
 
@@ -34,6 +36,37 @@ class _ProbeCache(DynamicCache):  # type: ignore[misc]
     def __init__(self, config: Any) -> None:
         super().__init__(config=config)
         self.layer_class_to_replicate = DynamicLayer
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+        """See the original."""
+        return super().get_conv_state(self._with_room(layer_idx, state_idx), state_idx)
+
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Any:
+        """See the original."""
+        return super().update_conv_state(conv_states, self._with_room(layer_idx, state_idx), state_idx, **kwargs)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+        """See the original."""
+        return super().get_recurrent_state(self._with_room(layer_idx, state_idx), state_idx)
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> Any:
+        """See the original."""
+        number = self._with_room(layer_idx, state_idx)
+        return super().update_recurrent_state(recurrent_states, number, state_idx, **kwargs)
+
+    def _with_room(self, number: int, state_idx: int) -> int:
+        """Let a layer of which the config says nothing keep so many states; returns its number."""
+        layer = self.layers[number]
+        if type(layer) is DynamicLayer and layer.keys is None:
+            layer = self.layers[number] = LinearAttentionLayer()
+        if isinstance(layer, LinearAttentionLayer) and state_idx >= layer.number_of_states:
+            for name, value in vars(LinearAttentionLayer(number_of_states=state_idx + 1)).items():
+                if isinstance(value, dict):
+                    setattr(layer, name, value | getattr(layer, name))
+            layer.number_of_states = state_idx + 1
+        return number
 
     def drop_unused(self) -> None:
         """Drop layers at the end that nothing was written to."""
@@ -48,10 +81,10 @@ def cache_argument(model: Any) -> str:
         Unsupported: there is none.
     """
     parameters = inspect.signature(model.forward).parameters
-    found = [name for name in ("past_key_values", "cache_params") if name in parameters]
+    found = [name for name in _CACHE_ARGUMENTS if name in parameters]
     if not found:
         raise Unsupported(
-            f"{type(model).__name__} takes no cache (past_key_values or cache_params).",
+            f"{type(model).__name__} takes no cache ({', '.join(_CACHE_ARGUMENTS)}).",
             advice="Decoders that keep nothing between calls, or in a form of their own, cannot be exported yet.",
         )
     return found[0]

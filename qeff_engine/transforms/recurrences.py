@@ -8,15 +8,22 @@ pass it unchanged.
 :data:`MAX_TOKENS` tokens. Decays are taken over blocks that end or begin where two halves meet, so every factor is at
 most one: nothing overflows, and no difference of large sums loses digits.
 
+:func:`weighted_average` and :func:`gated_memory` weigh tokens by exponentials without a bound. What they add up is kept
+relative to an exponent, at least about the largest that went into it.
+
 Sources: gated delta rule, https://arxiv.org/abs/2412.06464; its chunked form, https://arxiv.org/abs/2406.06484; decays
 per channel, https://arxiv.org/abs/2510.26692; state-space duality, https://arxiv.org/abs/2405.21060; selective scan,
-https://arxiv.org/abs/2312.00752.
+https://arxiv.org/abs/2312.00752; weighted average of RWKV-4, https://arxiv.org/abs/2305.13048; matrix memory of xLSTM,
+https://arxiv.org/abs/2405.04517.
 
 Shape legend: B batch, H heads, G groups of heads, R heads of a group, S and T tokens of a call, K key dimension,
-V value dimension, N state dimension, P head dimension, X any further axes. An axis called 1K is 1 or K long.
+V value dimension, N state dimension, P head dimension, C channels, X any further axes. An axis called 1K is 1 or K
+long.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +31,9 @@ from qeff_engine.transforms.token_order import TokenOrder
 
 LEVELS = 10
 MAX_TOKENS = 2**LEVELS
+
+# The logarithm of no weight at all: its exponential is 0 beside any other, and half precision has it.
+_NOTHING = -30000.0
 
 
 def delta_rule(
@@ -141,6 +151,181 @@ def linear_scan(
         decay = decay * _later(decay, 2**level, fill=1.0)
     states_BSX = total + decay * state_BX[:, None]
     return states_BSX, states_BSX[:, -1]
+
+
+class WeightedSum(NamedTuple):
+    """Values and their weights, both relative to an exponential.
+
+    Attributes:
+        values: ``sum(weight value) / exp(exponent)``.
+        weights: ``sum(weight) / exp(exponent)``; 0 says that there is nothing in it, whatever the exponent is.
+        exponent: what keeps the other two in range.
+    """
+
+    values: torch.Tensor
+    weights: torch.Tensor
+    exponent: torch.Tensor
+
+    def plus(self, other: WeightedSum) -> WeightedSum:
+        """Both together."""
+        exponent = torch.maximum(self.exponent, other.exponent)
+        own, others = torch.exp(self.exponent - exponent), torch.exp(other.exponent - exponent)
+        return WeightedSum(
+            values=own * self.values + others * other.values,
+            weights=own * self.weights + others * other.weights,
+            exponent=exponent,
+        )
+
+
+def weighted_average(
+    key_BSC: torch.Tensor,
+    value_BSC: torch.Tensor,
+    *,
+    log_decay_C: torch.Tensor,
+    bonus_C: torch.Tensor,
+    state_BC: WeightedSum,
+    order: TokenOrder,
+) -> tuple[torch.Tensor, WeightedSum]:
+    """Averages of values weighted by ``exp(key)``, of which older tokens keep less and less.
+
+    For each token and channel ``o = (s + exp(key + bonus) value) / (z + exp(key + bonus))``, and then
+    ``s = exp(log_decay) s + exp(key) value``, ``z = exp(log_decay) z + exp(key)``.
+
+    Args:
+        key_BSC: logarithms of the weights, above -30000.
+        value_BSC: values.
+        log_decay_C: logarithm of the decay from a token to the next, at most 0.
+        bonus_C: what a token's own weight has more than it has later.
+        state_BC: ``s`` and ``z`` before the call.
+        order: of the tokens.
+
+    Returns:
+        Averages [B, S, C], and the state after the call, whose exponents are whole numbers: half precision has those
+        up to 2048, and a slow decay is not lost in them. Averages of padding mean nothing.
+    """
+    real = order.is_real_BS[..., None]
+    nothing = torch.full((), _NOTHING)
+    count = real.float()  # of the real tokens in what has been covered
+    covered = WeightedSum(
+        values=torch.where(real, value_BSC, torch.zeros(())),
+        weights=torch.where(real, torch.ones_like(key_BSC), torch.zeros(())),
+        exponent=torch.where(real, key_BSC, nothing),
+    )
+    for level in range(LEVELS):
+        earlier = WeightedSum(
+            values=_later(covered.values, 2**level, fill=0.0),
+            weights=_later(covered.weights, 2**level, fill=0.0),
+            exponent=_later(covered.exponent, 2**level, fill=_NOTHING) + count * log_decay_C,
+        )
+        covered = covered.plus(earlier)
+        count = count + _later(count, 2**level, fill=0.0)
+    known = torch.where(state_BC.weights > 0, state_BC.exponent, nothing)
+    first = state_BC._replace(exponent=known)
+    at_first = WeightedSum(*(part[:, None] for part in first))
+    behind = covered.plus(at_first._replace(exponent=at_first.exponent + count * log_decay_C))
+    before = WeightedSum(*(torch.cat([one, rest[:, :-1]], dim=1) for one, rest in zip(at_first, behind, strict=True)))
+    own = WeightedSum(values=value_BSC, weights=torch.ones_like(key_BSC), exponent=key_BSC + bonus_C)
+    output = before.plus(own)
+    return output.values / output.weights, _in_whole_exponents(behind, before=state_BC, order=order)
+
+
+def _in_whole_exponents(behind_BSC: WeightedSum, *, before: WeightedSum, order: TokenOrder) -> WeightedSum:
+    """What stands behind the last token of each row; a row without tokens keeps what was before."""
+    values, weights, exponent = (part[:, -1] for part in behind_BSC)
+    # Of several tokens one weighs as much as the exponential: only where there are none the sum is below 1.
+    whole = torch.floor(exponent + torch.log(weights.clamp(min=1.0)))
+    factor = torch.exp(exponent - whole)
+    after = WeightedSum(values=factor * values, weights=factor * weights, exponent=whole)
+    has_tokens = order.num_real_B[:, None] > 0
+    return WeightedSum(*(torch.where(has_tokens, new, old) for new, old in zip(after, before, strict=True)))
+
+
+class GatedMemory(NamedTuple):
+    """The state of :func:`gated_memory`, relative to an exponential.
+
+    Attributes:
+        matrix_BHKV: sum of keys and values.
+        keys_BHK: sum of keys.
+        exponent_BH1: the largest of the logarithms that the tokens' weights have now, and of what the beginning's,
+            which was 0, has become.
+    """
+
+    matrix_BHKV: torch.Tensor
+    keys_BHK: torch.Tensor
+    exponent_BH1: torch.Tensor
+
+
+def gated_memory(
+    query_BHSK: torch.Tensor,
+    key_BHSK: torch.Tensor,
+    value_BHSV: torch.Tensor,
+    *,
+    log_input_BHS: torch.Tensor,
+    log_forget_BHS: torch.Tensor,
+    state: GatedMemory,
+    epsilon: float,
+    order: TokenOrder,
+) -> tuple[torch.Tensor, GatedMemory]:
+    """A matrix memory with exponential gates: ``C = f C + i k v``, ``n = f n + i k`` for each token.
+
+    Read by ``o = q C / (max(|q n|, 1) + epsilon exp(m))``, where ``m = max(m + log f, log i)`` is the exponent that
+    both are kept relative to.
+
+    Args:
+        query_BHSK: scaled queries.
+        key_BHSK: keys.
+        value_BHSV: values.
+        log_input_BHS: logarithm of ``i``, above -30000.
+        log_forget_BHS: logarithm of ``f``, at most 0.
+        state: before the call.
+        epsilon: added to the divisor.
+        order: of the tokens.
+
+    Returns:
+        Outputs [B, H, S, V] and the state after the call. Outputs of padding mean nothing.
+    """
+    real = order.is_real_BS[:, None, :, None]
+    decay = torch.where(real, log_forget_BHS[..., None], torch.zeros(()))
+    gate = torch.where(real, log_input_BHS[..., None], torch.full((), _NOTHING))
+    precedes = _with_heads(order.precedes_BST)
+    up_to = precedes | _with_heads(order.is_same_BST)
+    between = up_to.float() @ (decay * precedes.float())
+    log_weights = torch.where(up_to, between + gate.transpose(-1, -2), torch.full((), _NOTHING))
+    carried = up_to.float() @ decay + state.exponent_BH1[..., None]
+    exponent = torch.maximum(log_weights.amax(-1, keepdim=True), carried)
+    attention = (query_BHSK @ key_BHSK.transpose(-1, -2)) * torch.exp(log_weights - exponent)
+    read = query_BHSK * torch.exp(carried - exponent)
+    output = attention @ value_BHSV + read @ state.matrix_BHKV
+    divisor = attention.sum(-1, keepdim=True) + read @ state.keys_BHK[..., None]
+    # Both sides of the quotient by what keeps exp(-exponent), of weak gates alone, from growing out of range.
+    shrink = torch.exp(exponent.clamp(max=0.0))
+    least = torch.exp(-exponent.clamp(min=0.0))
+    output = output * shrink / (torch.maximum(divisor.abs() * shrink, least) + epsilon * shrink)
+    return output, _memory_behind(
+        state, key_BHSK=key_BHSK, value_BHSV=value_BHSV, decay_BHS1=decay, gate_BHS1=gate, precedes_BHST=precedes
+    )
+
+
+def _memory_behind(
+    before: GatedMemory,
+    *,
+    key_BHSK: torch.Tensor,
+    value_BHSV: torch.Tensor,
+    decay_BHS1: torch.Tensor,
+    gate_BHS1: torch.Tensor,
+    precedes_BHST: torch.Tensor,
+) -> GatedMemory:
+    """The state after a call; padding has no decay and its gate is nothing."""
+    log_weights = precedes_BHST.transpose(-1, -2).float() @ decay_BHS1 + gate_BHS1
+    kept = decay_BHS1.sum(2) + before.exponent_BH1
+    exponent = torch.maximum(kept, log_weights.amax(2))
+    keys = key_BHSK * torch.exp(log_weights - exponent[:, :, None])
+    factor = torch.exp(kept - exponent)
+    return GatedMemory(
+        matrix_BHKV=factor[..., None] * before.matrix_BHKV + keys.transpose(-1, -2) @ value_BHSV,
+        keys_BHK=factor * before.keys_BHK + keys.sum(2),
+        exponent_BH1=exponent,
+    )
 
 
 def _later(values_BSX: torch.Tensor, num_tokens: int, *, fill: float) -> torch.Tensor:

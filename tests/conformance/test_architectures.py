@@ -38,6 +38,8 @@ REPRESENTATIVE = {
     "nemotron_h": "layers that keep nothing",
     "olmo_hybrid": "the gated delta rule",
     "kimi_linear": "the gated delta rule with a decay for each channel",
+    "rwkv": "weights without a bound, states passed as arguments, hidden states halved by the number of the layer",
+    "xlstm": "exponential gates, states in a cache of the model's own",
 }
 
 

@@ -113,7 +113,7 @@ TABLE: Mapping[str, Entry] = {
     "qwen3_next": entry(layer_types=LINEAR_AND_FULL, mlp_only_layers=[0], **GATED_DELTA),
     "qwen4_exp_text": entry(**QWEN4),
     "recurrent_gemma": entry(num_hidden_layers=3, lru_width=32, attention_window_size=6),
-    "rwkv": entry(attention_hidden_size=32, context_length=128),
+    "rwkv": entry(num_hidden_layers=4, attention_hidden_size=48, context_length=128, rescale_every=2),
     "xlstm": entry(num_heads=4, embedding_dim=32, num_blocks=2, chunk_size=8, ffn_round_up_to_multiple_of=8),
     "zamba": entry(
         num_hidden_layers=5,

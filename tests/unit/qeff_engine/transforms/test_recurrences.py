@@ -5,16 +5,18 @@ import pytest
 import torch
 
 from qeff_engine.transforms import recurrences
+from qeff_engine.transforms.recurrences import GatedMemory, WeightedSum
 from qeff_engine.transforms.token_order import TokenOrder
 
-BATCH, HEADS, KEY_DIM, VALUE_DIM = 2, 2, 4, 3
+BATCH, HEADS, KEY_DIM, VALUE_DIM = 3, 2, 4, 3
 TOLERANCE = 2e-5  # of float32, relative to the largest value
 
 
 def positions(num_tokens):
-    """One row without padding, one that ends early: both continue something."""
+    """A row without padding, one that ends early, one of padding alone: all continue something."""
     slots = torch.arange(num_tokens).repeat(BATCH, 1).to(torch.int32) + 5
     slots[1, (num_tokens + 1) // 2 :] = -1
+    slots[2] = -1
     return slots
 
 
@@ -97,6 +99,112 @@ def test_a_scan_is_that_of_single_tokens(num_tokens):
     found, found_state = recurrences.linear_scan(decay, added, state_BX=state, order=TokenOrder(slots))
     close(found, expected)
     close(found_state, states)
+
+
+def averages_one_by_one(key, value, log_decay, bonus, state, slots):
+    """Averages, and the averages and the logarithms of the weights behind the last token, from logarithms alone."""
+    key, value, log_decay, bonus = (item.double().numpy() for item in (key, value, log_decay, bonus))
+    values, weights, exponent = (item.double().numpy() for item in state)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_weight = np.where(weights > 0, exponent + np.log(weights), -np.inf)
+        average = np.where(weights > 0, values / weights, 0.0)
+    outputs = np.zeros(key.shape)
+
+    def with_one(row, log_one, one):
+        both = np.logaddexp(log_weight[row], log_one)
+        return np.exp(log_weight[row] - both) * average[row] + np.exp(log_one - both) * one, both
+
+    for row, token in np.ndindex(BATCH, key.shape[1]):
+        if slots[row, token] >= 0:
+            outputs[row, token], _ = with_one(row, key[row, token] + bonus, value[row, token])
+            log_weight[row] += log_decay
+            average[row], log_weight[row] = with_one(row, key[row, token], value[row, token])
+    return outputs, average, log_weight
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 7, 150, recurrences.MAX_TOKENS])
+@pytest.mark.parametrize("strength", [0.1, 300.0], ids=["alike", "far apart"])
+@pytest.mark.parametrize("has_past", [True, False], ids=["continued", "begun"])
+def test_a_weighted_average_is_that_of_single_tokens(num_tokens, strength, has_past):
+    slots = positions(num_tokens)
+    channels = 6
+    # From one that forgets nothing to one that forgets at once, with weights that float32 cannot hold.
+    log_decay = torch.tensor([0.0, -1e-5, -1e-3, -0.3, -20.0, -400.0])
+    key, value = strength * drawn(0, BATCH, num_tokens, channels), drawn(1, BATCH, num_tokens, channels)
+    key[..., 1] -= 2 * strength
+    key[..., 2] += 2 * strength
+    bonus = drawn(2, channels)
+    # An exponent without weights says nothing: a row that begins finds zeros, other rows what was there.
+    weights = 1 + drawn(3, BATCH, channels).abs() if has_past else torch.zeros(BATCH, channels)
+    exponent = torch.round(strength * drawn(4, BATCH, channels))
+    state = WeightedSum(values=weights * drawn(5, BATCH, channels), weights=weights, exponent=exponent)
+    expected, average, log_weight = averages_one_by_one(key, value, log_decay, bonus, state, slots)
+    found, after = recurrences.weighted_average(
+        key, value, log_decay_C=log_decay, bonus_C=bonus, state_BC=state, order=TokenOrder(slots)
+    )
+    close(torch.where((slots >= 0)[..., None], found, 0.0), expected)
+    for old, new in zip(state, after, strict=True):
+        assert torch.equal(old[2], new[2])
+    close((after.values / after.weights)[:2], average[:2])
+    close((after.exponent + after.weights.log())[:2], log_weight[:2])
+    assert torch.equal(after.exponent, after.exponent.round())
+    assert float(after.weights[:2].min()) > 0.999
+    assert float(after.weights[:2].max()) < 2.719
+
+
+def memories_one_by_one(query, key, value, log_input, log_forget, state, epsilon, slots):
+    """Outputs, and the states behind the last token, step by step as the paper has them."""
+    query, key, value, log_input, log_forget = (
+        item.double().numpy() for item in (query, key, value, log_input, log_forget)
+    )
+    matrix, keys, exponent = (item.double().numpy().copy() for item in state)
+    outputs = np.zeros(value.shape)
+    for row, head, token in np.ndindex(BATCH, HEADS, slots.shape[1]):
+        if slots[row, token] < 0:
+            continue
+        at, now = (row, head), (row, head, token)
+        largest = max(log_forget[now] + exponent[row, head, 0], log_input[now])
+        forget = np.exp(log_forget[now] + exponent[row, head, 0] - largest)
+        written = np.exp(log_input[now] - largest)
+        matrix[at] = forget * matrix[at] + written * np.outer(key[now], value[now])
+        keys[at] = forget * keys[at] + written * key[now]
+        exponent[row, head, 0] = largest
+        divisor = max(abs(query[now] @ keys[at]), np.exp(-largest)) + epsilon
+        outputs[now] = query[now] @ matrix[at] / divisor
+    return outputs, (matrix, keys, exponent)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 7, 150, recurrences.MAX_TOKENS])
+@pytest.mark.parametrize("strength", [1.0, 15.0, 200.0], ids=["alike", "capped", "far apart"])
+def test_a_gated_memory_is_that_of_single_tokens(num_tokens, strength):
+    slots = positions(num_tokens)
+    # Of one sign in each head: a divisor that all but cancels out has no digits in float32, step by step neither.
+    key, query = drawn(0, BATCH, HEADS, num_tokens, KEY_DIM).abs(), drawn(1, BATCH, HEADS, num_tokens, KEY_DIM).abs()
+    query[:, 1] *= -1
+    value = drawn(2, BATCH, HEADS, num_tokens, VALUE_DIM)
+    log_input = strength * drawn(3, BATCH, HEADS, num_tokens)
+    log_forget = torch.nn.functional.logsigmoid(5 + strength * drawn(4, BATCH, HEADS, num_tokens))
+    log_forget[:, 0] *= 1e-3
+    state = GatedMemory(
+        drawn(5, BATCH, HEADS, KEY_DIM, VALUE_DIM),
+        drawn(6, BATCH, HEADS, KEY_DIM).abs(),
+        0.5 * strength * drawn(7, BATCH, HEADS, 1),
+    )
+    expected, states = memories_one_by_one(query, key, value, log_input, log_forget, state, 1e-3, slots)
+    found, after = recurrences.gated_memory(
+        query,
+        key,
+        value,
+        log_input_BHS=log_input,
+        log_forget_BHS=log_forget,
+        state=state,
+        epsilon=1e-3,
+        order=TokenOrder(slots),
+    )
+    close(torch.where((slots >= 0)[:, None, :, None], found, 0.0), expected)
+    for old, new, wanted in zip(state, after, states, strict=True):
+        assert torch.equal(old[2], new[2])
+        close(new, wanted)
 
 
 def test_calls_are_as_long_as_stated_and_no_longer():
