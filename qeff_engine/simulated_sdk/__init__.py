@@ -9,7 +9,9 @@ predicts its time. In reading order:
   ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``, ``qpc_container``.
 * ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``cost_model``
   predicts, ``mx_formats`` rounds.
-* ``runner_cli`` runs a program and measures its pace: ``runner_options``, ``runner_inputs``, ``paced_programs``.
+* ``runner_cli`` runs a program and measures its pace: ``runner_options``, ``runner_inputs``, ``pacing``,
+  ``paced_programs``. ``configurator_cli`` does so for many configurations: ``configurator_options``,
+  ``configurator_search``.
 * ``util_cli``, ``version_cli``, ``qpc_cli``: the other tools; ``command_options`` reads their command lines.
 
 What differs from a card: weights are stored as the card stores them (fp16, MXFP6) and retained states too (fp16,

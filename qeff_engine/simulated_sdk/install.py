@@ -26,6 +26,7 @@ _TOOLS = {
     "tools/qaic-version-util": "version_cli",
     "tools/qaic-qpc": "qpc_cli",
 }
+_SCRIPTS = {"scripts/qaic-model-configurator/model_configurator.py": "configurator_cli"}
 _LONGEST_SHEBANG = 120
 
 
@@ -88,7 +89,7 @@ def _write(root: Path, *, files: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
-        temporary.chmod(0o755 if name in _TOOLS else 0o644)
+        temporary.chmod(0o755 if name in _TOOLS or name in _SCRIPTS else 0o644)
         temporary.replace(path)
 
 
@@ -96,7 +97,7 @@ def _files(*, devices: list[device_list.Device], version: str) -> dict[str, str]
     """The text of every file by its path in the SDK; the marker comes first, since it makes the rest ours."""
     note = "A simulated Cloud AI SDK: figures are predictions of a cost model, not of a card."
     files = {MARKER: json.dumps({"version": version, "note": note}, indent=1) + "\n"}
-    files |= {name: _script(module) for name, module in _TOOLS.items()}
+    files |= {name: _script(module, parents=name.count("/")) for name, module in (_TOOLS | _SCRIPTS).items()}
     files[f"dev/lib/{platform.machine()}/qaicrt.py"] = _module("runtime", parents=3, bind=True)
     files["dev/python/QAicApi_pb2.py"] = _module("descriptor", parents=2, bind=False)
     for package in ("apps", "platform"):
@@ -105,20 +106,29 @@ def _files(*, devices: list[device_list.Device], version: str) -> dict[str, str]
     return files
 
 
-def _script(module: str) -> str:
-    """An executable that runs ``main`` of one of our modules with the Python that installed it."""
+def _script(module: str, *, parents: int) -> str:
+    """An executable that runs ``main`` of one of our modules with the Python that installed it.
+
+    Args:
+        module: ours.
+        parents: folders between the SDK's root and the script.
+    """
     shebang = f"#!{sys.executable}"
     if len(shebang) > _LONGEST_SHEBANG or " " in sys.executable:
         # Kernels cut long interpreter lines and split at blanks; sh takes any path, and Python reads the line as text.
         shebang = f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''"
     return f"""{shebang}
+import os
 import sys
 from pathlib import Path
 
+# It may be started as an argument of another Python, which lacks our packages.
+if sys.executable not in ("", {sys.executable!r}) and os.path.exists({sys.executable!r}):
+    os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv])
 sys.path[0] = {_package_parent()!r}
 from qeff_engine.simulated_sdk.{module} import main
 
-sys.exit(main(sys.argv[1:], root=Path(__file__).resolve().parents[1]))
+sys.exit(main(sys.argv[1:], root=Path(__file__).resolve().parents[{parents}]))
 """
 
 
