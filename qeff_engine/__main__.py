@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return _doctor(arguments)
     try:
         stage_spec, inputs = command_line.stage_spec(arguments), command_line.inputs(arguments)
+        command_line.code_consent(arguments)
         _require_new(arguments.out)
     except InvalidInput as error:
         sys.stderr.write(f"{parser.prog} {arguments.command}: {error}\n")
@@ -74,6 +75,7 @@ def _run(stage_spec: spec.StageSpec, *, inputs: dict[str, Path], arguments: argp
                     emit=emit,
                     sdk_root=getattr(arguments, "sdk_root", None),
                     devices=_grants(arguments, inputs=inputs),
+                    trust_remote_code=command_line.code_consent(arguments),
                 )
                 for directory in (context.out, context.work):
                     directory.mkdir(parents=True)

@@ -250,6 +250,7 @@ class QEFFAutoModel(model.Model):
         *,
         pooling: str | None = None,
         revision: str | None = None,
+        trust_remote_code: str | bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> Any:
         """Take a model from a directory, a ``.gguf`` file or a hub id; its config picks the class of the object.
@@ -258,17 +259,19 @@ class QEFFAutoModel(model.Model):
             pretrained_model_name_or_path: the directory, file or id.
             pooling: for encoders, as in the constructor.
             revision: commit, branch or tag of a hub id.
+            trust_remote_code: consent to the code that comes with the model: the commit of a hub id, which is then its
+                revision, or the digest of a directory's code. True is refused: it does not say to what.
             cache_dir: where downloads and results of stages are kept; default: ``QEFF_HOME``, else the user's cache
                 directory.
 
         Raises:
-            InvalidInput: there is no such model, its files are damaged, or ``pooling`` is given for a model that
-                generates.
+            InvalidInput: there is no such model, its files are damaged, it needs its own code and there is no consent
+                to exactly that, or ``pooling`` is given for a model that generates.
             Unsupported: it is a kind of model that no class is for.
         """
         store = model.store_at(cache_dir)
         name = str(pretrained_model_name_or_path)
-        snapshot = model.resolved(name, revision=revision, store=store)
+        snapshot = model.resolved(name, revision=revision, trust_remote_code=trust_remote_code, store=store)
         kind = _CLASS_OF_TASK[tasks.of_snapshot(snapshot.directory)]
         found = kind._of_snapshot(snapshot, store=store, name=name)
         if isinstance(found, QEFFAutoModel):

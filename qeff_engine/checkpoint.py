@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qeff_engine import gguf_header, safetensors_header, spec
+from qeff_engine import code_files, gguf_header, safetensors_header, spec
 from qeff_engine.errors import InvalidInput, near_miss
 from qeff_engine.safetensors_header import TensorPlace
 
@@ -21,7 +22,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
-# Files beside the weights that a snapshot keeps: never code, never pickle.
+# Files beside the weights that a snapshot keeps: no code, which takes consent (see code_files), and never pickle.
 SIDE_FILES = (
     CONFIG_NAME,
     "generation_config.json",
@@ -62,6 +63,7 @@ class Source:
         revision: commit, branch or tag of a hub id.
         files: bytes of the files that matter, by relative name; empty for a hub id.
         fingerprint: what the files look like; empty for a hub id.
+        trust_remote_code: consent to its code, see :class:`qeff_engine.spec.ResolveSpec`.
     """
 
     kind: str
@@ -69,35 +71,47 @@ class Source:
     revision: str | None = None
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
+    trust_remote_code: str = ""
 
     def to_spec(self) -> spec.ResolveSpec:
         """The spec of the stage that makes a snapshot of this source."""
         return spec.ResolveSpec(
-            source=self.location, kind=self.kind, revision=self.revision, fingerprint=self.fingerprint
+            source=self.location,
+            kind=self.kind,
+            revision=self.revision,
+            fingerprint=self.fingerprint,
+            trust_remote_code=self.trust_remote_code,
         )
 
 
-def resolve_spec(source: str, *, revision: str | None = None) -> spec.ResolveSpec:
+def resolve_spec(
+    source: str, *, revision: str | None = None, trust_remote_code: str | bool | None = None
+) -> spec.ResolveSpec:
     """The resolve spec of a source; see :func:`inspect`."""
-    return inspect(source, revision=revision).to_spec()
+    return inspect(source, revision=revision, trust_remote_code=trust_remote_code).to_spec()
 
 
-def inspect(source: str, *, revision: str | None = None) -> Source:
-    """What a source is, after its headers were checked. Weights are not read, the hub is not asked.
+def inspect(source: str, *, revision: str | None = None, trust_remote_code: str | bool | None = None) -> Source:
+    """What a source is, after its headers were checked. Weights are not read, the hub is not asked, no code is run.
 
     Args:
         source: directory, ``.gguf`` file or hub id.
         revision: commit, branch or tag of a hub id.
+        trust_remote_code: consent to the source's code: a commit of a hub id, the digest of a directory's code
+            (:mod:`qeff_engine.code_files`), or nothing. True is no consent: it does not say to what.
 
     Raises:
-        InvalidInput: it does not exist, or its files are not a whole checkpoint.
+        InvalidInput: it does not exist, its files are not a whole checkpoint, or the consent is not to its code.
         Unsupported: it is a split GGUF file.
     """
+    consent = "" if trust_remote_code in (None, False) else str(trust_remote_code)
     path = Path(source).expanduser()
     exists = bool(source) and _exists(path)
     if not exists and not _looks_like_path(source):
         _require_hub_id(source)
-        return Source(kind="hub", location=source, revision=revision)
+        if consent:
+            _require_commit(consent, source=source)
+        return Source(kind="hub", location=source, revision=revision or consent or None, trust_remote_code=consent)
     if not exists:
         raise InvalidInput(
             f"{source} does not exist, expected a checkpoint directory or a .gguf file.", advice=_path_advice(path)
@@ -107,8 +121,11 @@ def inspect(source: str, *, revision: str | None = None) -> Source:
             f"revision is '{revision}', but {source} is on this machine.", advice="Only hub ids have revisions."
         )
     path = path.absolute()
+    code: list[str] = []
     try:
         names = directory_files(path) if path.is_dir() else _checked_gguf(path)
+        if consent and path.is_dir():
+            code = list(_consented(path, consent=consent).contents)
     except OSError as error:
         raise InvalidInput(
             f"{error.filename or path} cannot be read: {error.strerror}.", advice="Check its permissions."
@@ -118,8 +135,55 @@ def inspect(source: str, *, revision: str | None = None) -> Source:
         kind="directory" if path.is_dir() else "gguf",
         location=str(path),
         files={name: (root / name).stat().st_size for name in names},
-        fingerprint=fingerprint(root, names=names),
+        fingerprint=fingerprint(root, names=[*names, *code]),
+        trust_remote_code=consent,
     )
+
+
+def _consented(directory: Path, *, consent: str) -> code_files.Code:
+    """The code of a directory, to which consent was given."""
+    code = code_files.read(directory)
+    if not spec.CODE_DIGEST.fullmatch(consent):
+        raise InvalidInput(
+            f"trust_remote_code is '{consent}' for {directory}, expected the digest of its code: only hub ids have "
+            "commits.",
+            advice=f"{code_files.READ_FIRST} Then give {code_files.OPTION} {code.digest}.",
+        )
+    code_files.require_equal(code, consent=consent, place=str(directory))
+    return code
+
+
+def _require_commit(consent: str, *, source: str) -> None:
+    """Refuse consent to what a hub id may be at another time."""
+    if spec.COMMIT.fullmatch(consent):
+        return
+    branch = consent if _HUB_NAME.fullmatch(consent) else "main"
+    known = next((found for name in (branch, "main") if (found := _known_commit(source, branch=name))), "")
+    raise InvalidInput(
+        f"trust_remote_code is '{consent}' for {source}, expected the 40 digits of a commit: consent is to exact code, "
+        "and not to what a name stands for at another time.",
+        advice=f"When it was fetched last, it was at {known}. {code_files.READ_FIRST}"
+        if known
+        else "The page of its files on the hub shows commits. " + code_files.READ_FIRST,
+    )
+
+
+def _known_commit(source: str, *, branch: str) -> str:
+    """Where a branch was when it was last fetched, by the hub's cache on this machine; empty when it never was.
+
+    The layout of the cache is described in https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+    """
+    homes = (
+        os.environ.get("HF_HUB_CACHE"),
+        os.environ.get("HF_HOME") and f"{os.environ['HF_HOME']}/hub",
+        f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface/hub",
+    )
+    cache = Path(next(home for home in homes if home)).expanduser()
+    try:
+        commit = (cache / f"models--{source.replace('/', '--')}" / "refs" / branch).read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return commit if spec.COMMIT.fullmatch(commit) else ""
 
 
 def fingerprint(root: Path, *, names: Iterable[str]) -> str:

@@ -37,6 +37,7 @@ _COMPUTED = {
 }
 # Compiler options with an option of their own, since everybody tunes them; the others go through --compiler-option.
 _OWN_OPTIONS = ("mos", "ols")
+_CODE_DIGEST = "code_digest"
 _NAME_OF_TYPE = {int: "N", str: "TEXT"}
 
 
@@ -76,7 +77,9 @@ def stage_spec(arguments: argparse.Namespace) -> spec.StageSpec:
     if kind is spec.ResolveSpec:
         from qeff_engine import checkpoint
 
-        resolve_spec: spec.StageSpec = checkpoint.resolve_spec(given["source"], revision=given.get("revision"))
+        resolve_spec: spec.StageSpec = checkpoint.resolve_spec(
+            given["source"], revision=given.get("revision"), trust_remote_code=given.get("trust_remote_code")
+        )
         return resolve_spec
     if kind is spec.CompileSpec:
         given |= {"compiler_options": _compiler_options(arguments), "unlisted_flags": tuple(arguments.unlisted_flags)}
@@ -97,6 +100,21 @@ def _compiler_options(arguments: argparse.Namespace) -> dict[str, object]:
             raise InvalidInput(f"The compiler option {name} is given twice, expected each once.")
         given[name] = value if equals else True
     return asking.with_files(given)
+
+
+def code_consent(arguments: argparse.Namespace) -> str:
+    """The digest of code that may run of the stage's snapshot; empty for none, and for a stage that runs none.
+
+    Raises:
+        InvalidInput: it is no digest.
+    """
+    consent = getattr(arguments, _CODE_DIGEST, None) or ""
+    if consent and not spec.CODE_DIGEST.fullmatch(consent):
+        raise InvalidInput(
+            f"--trust-remote-code is '{consent}', expected sha256:DIGEST of the snapshot's code.",
+            advice="The resolve stage said it, as remote_code.",
+        )
+    return consent
 
 
 def inputs(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -136,6 +154,13 @@ def _add_stage_options(command: argparse.ArgumentParser, *, name: spec.Stage) ->
             files.add_argument(
                 f"--{key}", dest=f"input_{key}", type=Path, metavar="DIR", required=required, help=f"the {key} to read"
             )
+    if stage.SNAPSHOT in stage.REQUIRED_INPUTS[name]:
+        command.add_argument(
+            "--trust-remote-code",
+            dest=_CODE_DIGEST,
+            metavar="DIGEST",
+            help="run the code that the snapshot has, if this is its digest (default: no code is run)",
+        )
     files.add_argument("--out", type=Path, metavar="DIR", required=True, help="new directory for what the stage makes")
     if name in (spec.Stage.COMPILE, spec.Stage.RUN):
         files.add_argument("--sdk-root", type=Path, metavar="DIR", help="the Cloud AI SDK; default: QAIC_SDK_ROOT")

@@ -53,9 +53,11 @@ def load_description(directory: Path, name: str, *, version: int, what: str, adv
     """
     path = directory / name
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{directory} is not {what}: {error}.", advice=advice) from error
+    if not isinstance(fields, dict):
+        raise InvalidInput(f"{path} is a JSON {type(fields).__name__}, expected an object.", advice=advice)
     found = fields.pop("format", None)
     if found != version:
         raise InvalidInput(f"{path} has format {found}, expected {version}.", advice=advice)

@@ -41,7 +41,7 @@ class Reader:
 
         try:
             self._processor: Any = transformers.AutoProcessor.from_pretrained(
-                snapshot, backend="pil", local_files_only=True
+                snapshot, backend="pil", local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, ImportError, TypeError) as error:
             raise InvalidInput(

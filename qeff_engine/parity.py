@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from qeff_engine.architectures import classes
+from qeff_engine.architectures import buffers, classes
 from qeff_engine.embedding import max_abs_diff
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.sdk.session import Array
@@ -171,8 +171,15 @@ def _load(original: Path, *, auto_class: str) -> Any:
     classes.load_config(original)
     with _quiet_loading():
         model = getattr(transformers, auto_class).from_pretrained(
-            original, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            original,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
+    for name, tensor in buffers.constructed(model).items():
+        model.get_buffer(name).copy_(tensor)
     return model.eval()
 
 

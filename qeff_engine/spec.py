@@ -39,6 +39,8 @@ _HW_ALIASES = {"2.0": "ai100"}  # as older compilers call the chip
 TASKS = ("text-generation", "feature-extraction", "image-text-to-text")
 SOURCE_KINDS = ("directory", "gguf", "hub")
 QUANTIZE_METHODS = ("rtn", "gptq", "awq")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+CODE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DEFAULT_PROMPT = "The capital of France is"
 
 
@@ -98,6 +100,8 @@ class ResolveSpec(StageSpec):
         revision: commit, branch or tag of a hub id.
         fingerprint: what the files looked like when they were asked for
             (:func:`qeff_engine.checkpoint.fingerprint`); a change of files is a change of spec.
+        trust_remote_code: consent to running the code that comes with the model: the commit of a hub id, which is then
+            its revision, or the digest of a directory's code. Empty when no code may run.
     """
 
     STAGE = Stage.RESOLVE
@@ -105,9 +109,31 @@ class ResolveSpec(StageSpec):
     kind: str
     revision: str | None = None
     fingerprint: str = ""
+    trust_remote_code: str = ""
 
     def validate(self) -> None:
         _require_choice("kind", self.kind, SOURCE_KINDS)
+        if self.trust_remote_code:
+            self._check_consent()
+
+    def _check_consent(self) -> None:
+        """Consent is to exact bytes: a commit or a digest, and nothing that can move."""
+        if self.kind == "gguf":
+            raise InvalidInput(
+                f"trust_remote_code is given for {self.source}, which has no code.", advice="Leave it away."
+            )
+        form, name = (COMMIT, "the 40 digits of a commit") if self.kind == "hub" else (CODE_DIGEST, "sha256:DIGEST")
+        if not isinstance(self.trust_remote_code, str) or not form.fullmatch(self.trust_remote_code):
+            raise InvalidInput(
+                f"trust_remote_code is '{self.trust_remote_code}' for {self.source}, expected {name}: consent is to "
+                "exact code, and not to what a name stands for at another time."
+            )
+        if self.kind == "hub" and self.revision != self.trust_remote_code:
+            raise InvalidInput(
+                f"The revision of {self.source} is '{self.revision}', and trust_remote_code names the commit "
+                f"{self.trust_remote_code}, expected the same.",
+                advice="Leave the revision away: the commit is fetched that consent is given to.",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,11 @@ PROGRAM = "program"  # a compiled QPC, see stages/compile.py
 IMAGES = "images"  # files of pictures; in the order of their names they belong to the prompts
 
 
+# Consent to the code that a snapshot has, for inputs that are artifacts of our own stages: resolve takes code along
+# only with its user's consent. In a directory from elsewhere, whoever filled it could claim that.
+AS_RESOLVED = "as resolved"
+
+
 # Inputs of a stage that it cannot do without, and those that it may get.
 REQUIRED_INPUTS: Mapping[spec.Stage, tuple[str, ...]] = {
     spec.Stage.RESOLVE: (),
@@ -57,6 +62,8 @@ class StageContext:
         sdk_root: directory of the Cloud AI SDK, real or simulated; None where no stage needs one.
         devices: cores held for this stage; only ``run`` has any.
         on_token: told each generated token at once, by number of the prompt and token id; for streaming.
+        trust_remote_code: which code of a snapshot may run: that of a digest (:mod:`qeff_engine.code_files`),
+            :data:`AS_RESOLVED`, or none.
     """
 
     out: Path
@@ -66,6 +73,7 @@ class StageContext:
     sdk_root: Path | None = None
     devices: tuple[DeviceGrant, ...] = ()
     on_token: Callable[[int, int], None] | None = None
+    trust_remote_code: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,6 @@ def _slow(snapshot: Path) -> Any:
     import transformers
 
     try:
-        return transformers.AutoTokenizer.from_pretrained(snapshot, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(snapshot, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise InvalidInput(f"{snapshot} has no tokenizer that can be read: {error}", advice=advice) from error

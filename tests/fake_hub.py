@@ -26,6 +26,7 @@ class FakeHub:
     Attributes:
         url: what ``HF_ENDPOINT`` must be.
         repositories: directory by id; all have the branch ``main`` at :data:`COMMIT`.
+        branches: further branches, at the same commit.
         gated: ids whose files are refused.
         is_down: every answer is an error of the server.
         requests: method and path of each request.
@@ -35,6 +36,7 @@ class FakeHub:
     def __init__(self, url: str) -> None:
         self.url = url
         self.repositories: dict[str, Path] = {}
+        self.branches: set[str] = set()
         self.gated: set[str] = set()
         self.is_down = False
         self.requests: list[tuple[str, str]] = []
@@ -91,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         directory = self.hub.repositories.get(name)
         if directory is None:
             self._refuse(404, "RepoNotFound")
-        elif revision not in (None, "main", COMMIT):
+        elif revision not in (None, "main", COMMIT, *self.hub.branches):
             self._refuse(404, "RevisionNotFound")
         else:
             return directory

@@ -26,7 +26,7 @@ from farm.errors import DamagedArtifact, StorageFault
 from farm.store.stores import StorePlace, open_store
 from qeff_engine import events, spec
 from qeff_engine.errors import EngineError, FailureClass, Infrastructure
-from qeff_engine.stage import DeviceGrant, StageContext
+from qeff_engine.stage import AS_RESOLVED, DeviceGrant, StageContext
 from workers import installed
 from workers.fork_server import Wires, become_subreaper
 from workers.groups import AttemptRecord, Group, wear
@@ -213,6 +213,7 @@ def _carry_out(order: Order, *, reporter: _Reporter, unmixed: Callable[[], None]
         emit=reporter,
         sdk_root=order.sdk_root,
         devices=order.devices,
+        trust_remote_code=AS_RESOLVED,
     )
     result = run_stage(spec.from_json(order.stage, order.spec), context=context)
     unmixed()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from qeff_engine import tasks
+from qeff_engine import code_files, tasks
 from qeff_engine.architectures import form, registry
 from qeff_engine.architectures.form import Architecture
 from qeff_engine.errors import InvalidInput, Unsupported, near_miss
@@ -34,25 +34,32 @@ _MOST_PARTS = 1 << 16
 _MOST_LAYERS_WITHIN = 1 << 10  # of a tower, which the checkpoint of a decoder may leave out
 
 
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether transformers or :mod:`registry` knows the architecture of a ``config.json``."""
+    from transformers.models.auto import configuration_auto
+
+    name = str(config["model_type"])
+    if name in configuration_auto.CONFIG_MAPPING:
+        return True
+    found = registry.of_model_type(name)
+    return found is not None and bool(found.config_class)
+
+
 def require_known(config: Mapping[str, Any]) -> None:
-    """Refuse a ``config.json`` of an architecture that neither transformers nor :mod:`registry` knows.
+    """Refuse a ``config.json`` of an architecture that is not known.
 
     Raises:
         Unsupported: the message names the architecture and one with nearly the same name.
     """
     from transformers.models.auto import configuration_auto
 
-    known = configuration_auto.CONFIG_MAPPING_NAMES
+    if is_known(config):
+        return
     name = str(config["model_type"])
-    if name in known:
-        return
-    found = registry.of_model_type(name)
-    if found is not None and found.config_class:
-        return
-    hint = near_miss(name, list(known))
+    hint = near_miss(name, list(configuration_auto.CONFIG_MAPPING_NAMES))
     raise Unsupported(
         f"transformers does not know the architecture '{name}'.",
-        advice=hint if hint.startswith("Did") else "Code that comes with a checkpoint is never run.",
+        advice=hint if hint.startswith("Did") else "See docs/adding-architectures.md.",
     )
 
 
@@ -86,7 +93,8 @@ def load_config(directory: Any) -> Any:
     """The config object of a checkpoint directory; from now on transformers knows its architecture, too.
 
     Raises:
-        InvalidInput: a field of the config has a value that its class refuses.
+        InvalidInput: a field of the config has a value that its class refuses, or it needs its own code and there is no
+            consent to it.
         Unsupported: the architecture is not known.
     """
     import json
@@ -95,13 +103,15 @@ def load_config(directory: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
 
     fields = json.loads((directory / "config.json").read_text())
+    if code_files.has_code(fields) and not is_known(fields):
+        raise code_files.not_consented(str(directory), consent=code_files.read(directory).digest)
     require_known(fields)
     name = str(fields["model_type"])
     found = registry.of_model_type(name)
     if found is not None and found.config_class:
         _introduce(found, name=name)
     try:
-        return transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{directory / 'config.json'} is refused by transformers: {error}") from error
 

@@ -38,11 +38,20 @@ def shrunk(config: Any) -> Any:
         ValueError, TypeError, KeyError, AttributeError: the class refuses it.
     """
     fields = config.to_dict()
+    fields.pop("quantization_config", None)  # what the checkpoint's weights are packed in, not what is computed
     text = config.get_text_config(decoder=True)
     inner = next((name for name in getattr(config, "sub_configs", {}) if getattr(config, name, None) is text), None)
     if inner is None:
-        return type(config)(**_small(fields))
-    return type(config)(**{**fields, inner: _small(fields[inner])})
+        return type(config)(**_renamed_small(fields, config=config))
+    return type(config)(**{**fields, inner: _renamed_small(fields[inner], config=text)})
+
+
+def _renamed_small(fields: Mapping[str, Any], *, config: Any) -> dict[str, Any]:
+    """Small fields of a class that may have names of its own for what others call ``num_hidden_layers``."""
+    own_names = dict(getattr(config, "attribute_map", None) or {})
+    common_names = {own: common for common, own in own_names.items()}
+    small = _small({common_names.get(name, name): value for name, value in fields.items()})
+    return {own_names.get(name, name): value for name, value in small.items()}
 
 
 def _small(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from qeff_engine import checkpoint, events, exported, tasks
@@ -28,7 +27,7 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
     graph = decoder.export_decoder(model)
     if graph.why_no_functions:
         context.emit(events.progress(f"layers are traced one by one: {graph.why_no_functions}"))
-    _require_proven(snapshot, context=context)
+    _require_proven(model, context=context)
     context.emit(events.progress("writing the graph", fraction=0.9))
     bound = binding.bind(
         graph.model,
@@ -65,12 +64,13 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
     return described, figures
 
 
-def _require_proven(snapshot: Path, *, context: StageContext) -> None:
-    """Try an architecture small that has not been compared with transformers yet."""
-    if proven.is_proven(str(checkpoint.config(snapshot)["model_type"])):
+def _require_proven(model: weightless.WeightlessModel, *, context: StageContext) -> None:
+    """Try an architecture small that has not been compared with transformers yet, such as code of the checkpoint's."""
+    of_transformers = type(model.module).__module__.partition(".")[0] == "transformers"
+    if of_transformers and proven.is_proven(str(checkpoint.config(model.snapshot)["model_type"])):
         return
     from qeff_engine.exporters import self_test  # with ONNX Runtime, which no other export needs
 
-    config = classes.load_config(snapshot)
+    config = classes.load_config(model.snapshot)
     context.emit(events.progress(f"trying a small {config.model_type}, which is not among the proven architectures"))
     self_test.require_agreement(config)

@@ -30,7 +30,7 @@ import platformdirs
 from qeff_engine import actions, events, files, pipeline, spec, toolchain
 from qeff_engine.errors import Infrastructure
 from qeff_engine.sdk import location
-from qeff_engine.stage import StageContext
+from qeff_engine.stage import AS_RESOLVED, StageContext
 
 HOME_VARIABLE = "QEFF_HOME"
 _ENTRY = "entry.json"
@@ -108,6 +108,7 @@ class StageCache:
                     inputs={name: entry.directory for name, entry in inputs.items()},
                     emit=emit,
                     sdk_root=sdk_root,
+                    trust_remote_code=AS_RESOLVED,
                 )
                 return _make(stage_spec, context=context, home=home)
         except OSError as error:

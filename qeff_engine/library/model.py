@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from qeff_engine.errors import InvalidInput
 from qeff_engine.library import cache, loaded
 from qeff_engine.library.transformation import Transformation
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _KEY_LENGTH = 16  # hexadecimal digits of a key in the name of a directory: enough within one directory
 
 
@@ -37,7 +35,7 @@ class Model:
         """
         self._require_task(loaded.task_of(model), name=type(model).__name__)
         store = store_at(cache_dir)
-        self._begin(resolved(str(loaded.save(model, cache=store)), revision=None, store=store), store=store)
+        self._begin(resolved(str(loaded.save(model, cache=store)), store=store), store=store)
 
     @classmethod
     def from_pretrained(
@@ -45,6 +43,7 @@ class Model:
         pretrained_model_name_or_path: str | Path,
         *,
         revision: str | None = None,
+        trust_remote_code: str | bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> Self:
         """Take a model from a directory, a ``.gguf`` file or a hub id. No weights are loaded.
@@ -52,14 +51,19 @@ class Model:
         Args:
             pretrained_model_name_or_path: the directory, file or id.
             revision: commit, branch or tag of a hub id.
+            trust_remote_code: consent to the code that comes with the model: the commit of a hub id, which is then its
+                revision, or the digest of a directory's code. True is refused: it does not say to what.
             cache_dir: where downloads and results of stages are kept; default: ``QEFF_HOME``, else the user's cache
                 directory.
 
         Raises:
-            InvalidInput: there is no such model, its files are damaged, or it is one for another class.
+            InvalidInput: there is no such model, its files are damaged, it is one for another class, or it needs its
+                own code and there is no consent to exactly that.
         """
         store = store_at(cache_dir)
-        snapshot = resolved(str(pretrained_model_name_or_path), revision=revision, store=store)
+        snapshot = resolved(
+            str(pretrained_model_name_or_path), revision=revision, trust_remote_code=trust_remote_code, store=store
+        )
         return cls._of_snapshot(snapshot, store=store, name=str(pretrained_model_name_or_path))
 
     @classmethod
@@ -164,6 +168,7 @@ class Model:
                 emit=cache.tell_log,
                 devices=tuple(stage.DeviceGrant(qid=qid, num_cores=num_cores) for qid in device_ids or ()),
                 on_token=on_token,
+                trust_remote_code=stage.AS_RESOLVED,
             )
             context.out.mkdir()
             context.work.mkdir()
@@ -176,10 +181,16 @@ def store_at(cache_dir: str | Path | None) -> cache.StageCache:
     return cache.StageCache(None if cache_dir is None else Path(cache_dir))
 
 
-def resolved(source: str, *, revision: str | None, store: cache.StageCache) -> cache.Entry:
+def resolved(
+    source: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: str | bool | None = None,
+    store: cache.StageCache,
+) -> cache.Entry:
     """The snapshot of a directory, ``.gguf`` file or hub id."""
-    resolve_spec = checkpoint.resolve_spec(source, revision=revision)
-    if resolve_spec.kind == "hub" and not _COMMIT.fullmatch(revision or ""):
+    resolve_spec = checkpoint.resolve_spec(source, revision=revision, trust_remote_code=trust_remote_code)
+    if resolve_spec.kind == "hub" and not spec.COMMIT.fullmatch(resolve_spec.revision or ""):
         # A branch moves: what it was at another time says nothing about now, so the hub is asked again.
         resolve_spec = dataclasses.replace(resolve_spec, fingerprint=f"asked at {time.time():.6f}")
     return store.run(resolve_spec)

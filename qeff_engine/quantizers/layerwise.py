@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from qeff_engine.architectures import classes
+from qeff_engine.architectures import buffers, classes
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.quantizers.checkpoint_files import CheckpointReader
 
@@ -204,7 +204,7 @@ def _record_calls(
 def _build_on_meta(config: Any) -> Any:
     try:
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (ValueError, KeyError) as error:
         raise Unsupported(
             f"'{config.model_type}' is not a causal language model that transformers {transformers.__version__} knows.",
@@ -217,10 +217,12 @@ def _build_on_meta(config: Any) -> Any:
 
 def _restore_buffers(model: Any) -> None:
     """Compute the buffers that no checkpoint holds (rotary frequencies, ...), which meta has lost."""
-    for module in model.modules():
+    known = buffers.constructed(model)
+    for path, module in model.named_modules():
         lost = [name for name in module._non_persistent_buffers_set if getattr(module, name).is_meta]
         for name in lost:
-            setattr(module, name, torch.zeros_like(getattr(module, name), device="cpu"))
+            found = known.get(f"{path}.{name}" if path else name)
+            setattr(module, name, torch.zeros_like(getattr(module, name), device="cpu") if found is None else found)
         if lost:
             model._init_weights(module)
 

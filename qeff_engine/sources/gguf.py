@@ -50,7 +50,9 @@ def _config(path: Path, *, header: gguf_header.Header) -> Any:
     from transformers import modeling_gguf_pytorch_utils as legacy
 
     try:
-        config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, KeyError) as error:
         raise Unsupported(
             f"{path} has the architecture '{header.architecture}', which transformers does not read from GGUF.",
@@ -172,7 +174,8 @@ def _write_tokenizer(path: Path, *, out: Path) -> None:
     plain.save_pretrained(out)
     expected = plain(_PROBE_TEXT)["input_ids"]
     raw = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).encode(_PROBE_TEXT).ids
-    loaded = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)(_PROBE_TEXT)["input_ids"]
+    again = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True, trust_remote_code=False)
+    loaded = again(_PROBE_TEXT)["input_ids"]
     if not (expected == raw == loaded):
         raise Unsupported(
             f"The tokenizer in {path} is not the same after saving: {expected[:8]} became {raw[:8]} and {loaded[:8]}.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qeff_engine import checkpoint, events
+from qeff_engine import checkpoint, code_files, events
 from qeff_engine.errors import EngineError, Infrastructure, InvalidInput
 from qeff_engine.sources import directory
 from qeff_engine.spec import ResolveSpec
@@ -21,6 +21,7 @@ def fetch(spec: ResolveSpec, context: StageContext) -> dict[str, Any]:
 
     Raises:
         InvalidInput: there is no such repository or revision, it is gated, or it holds no whole checkpoint.
+        Unsupported: the code is in another repository.
         Infrastructure: the hub cannot be reached.
     """
     import huggingface_hub
@@ -33,13 +34,17 @@ def fetch(spec: ResolveSpec, context: StageContext) -> dict[str, Any]:
     context.emit(events.progress(f"{spec.source} is at commit {commit}", fraction=0.1))
     is_sharded = (small / checkpoint.INDEX_NAME).is_file()
     weights = sorted(set(checkpoint.weight_map(small).values())) if is_sharded else [checkpoint.WEIGHTS_NAME]
-    root = from_hub.download([*small_files, *weights], commit=commit)
+    code_patterns = ["*.py"] if spec.trust_remote_code else []
+    root = from_hub.download([*small_files, *weights, *code_patterns], commit=commit)
     try:
         names = checkpoint.directory_files(root)
     except InvalidInput as error:
         raise InvalidInput(f"{spec.source} at {commit} is no whole checkpoint. {error}") from error
     directory.link(root, names=names, out=context.out)
-    return {"commit": commit}
+    if not spec.trust_remote_code:
+        return {"commit": commit}
+    code = code_files.read(root, repository=spec.source)
+    return {"commit": commit, **directory.taken_along(code, out=context.out)}
 
 
 class _Repository:

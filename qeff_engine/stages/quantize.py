@@ -125,7 +125,9 @@ class _Job:
             message = f"calibrating on sequences of {limit} tokens, the model's limit, instead of {seq_len}"
             self._context.emit(events.progress(message, fraction=0.0))
             seq_len = limit
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self._context.inputs[SNAPSHOT], local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            self._context.inputs[SNAPSHOT], local_files_only=True, trust_remote_code=False
+        )
         return calibration.token_rows(
             tokenizer,
             text=calibration.default_text(),

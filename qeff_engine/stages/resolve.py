@@ -1,6 +1,6 @@
 """The ``resolve`` stage: a model source becomes a snapshot, a directory with config, tokenizer and safetensors.
 
-Neither code nor pickle is ever taken along.
+Pickle is never taken along, and code only with consent to exactly this code; here none is run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from qeff_engine import checkpoint, events
+from qeff_engine import checkpoint, code_files, events
 from qeff_engine.architectures import classes
 from qeff_engine.spec import ResolveSpec
 from qeff_engine.stage import StageContext, StageResult
@@ -32,14 +32,26 @@ def run(spec: ResolveSpec, context: StageContext) -> StageResult:
     """Put a snapshot of the source into ``context.out``.
 
     Raises:
-        InvalidInput: the source does not exist or is not whole.
+        InvalidInput: the source does not exist or is not whole, or needs its own code and there is no consent to it.
         Unsupported: transformers does not know its architecture.
         Infrastructure: the hub cannot be reached.
     """
     context.emit(events.progress(f"reading {spec.source}"))
     figures = importlib.import_module(SOURCES[spec.kind]).fetch(spec, context)
-    classes.require_known(checkpoint.config(context.out))
+    _require_usable(spec, snapshot=context.out, commit=figures.get("commit", ""))
     return StageResult(figures={**figures, **_figures(context.out)})
+
+
+def _require_usable(spec: ResolveSpec, *, snapshot: Path, commit: str) -> None:
+    """Refuse an architecture that neither transformers nor code with consent knows."""
+    config = checkpoint.config(snapshot)
+    if classes.is_known(config):
+        return
+    if not code_files.has_code(config):
+        classes.require_known(config)
+    if not spec.trust_remote_code:
+        name = f"{spec.source} at {commit}" if commit else spec.source
+        raise code_files.not_consented(name, consent=commit or code_files.read(Path(spec.source)).digest)
 
 
 def _figures(snapshot: Path) -> dict[str, Any]:

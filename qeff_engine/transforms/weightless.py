@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qeff_engine import checkpoint
-from qeff_engine.architectures import classes
+from qeff_engine.architectures import buffers, classes
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.onnx_graph.sources import Made, Source
 from qeff_engine.quantizers import reading
@@ -135,7 +135,7 @@ def _tie(module: Any, *, sources: dict[str, Source], snapshot: Path) -> None:
 
 
 def _compute_buffers(module: Any, *, kept: set[str]) -> None:
-    """Give values to the buffers that code computes, as transformers' loader does after meta.
+    """Give values to the buffers that code computes: in the constructor, or as transformers' loader does after meta.
 
     Raises:
         InvalidInput: one of them would fill the memory.
@@ -149,7 +149,10 @@ def _compute_buffers(module: Any, *, kept: set[str]) -> None:
     ]
     for path, owner, name in empty:
         _refuse_too_large(owner._buffers[name], name=f"{path}.{name}")
-        owner._buffers[name] = _uncomputed(owner._buffers[name])
+    known = buffers.constructed(module) if empty else {}
+    for path, owner, name in empty:
+        found = known.get(f"{path}.{name}" if path else name)
+        owner._buffers[name] = _uncomputed(owner._buffers[name]) if found is None else found
     with torch.no_grad():
         for path in dict.fromkeys(path for path, _, _ in empty):
             _innermost_model(module, path)._init_weights(module.get_submodule(path))

@@ -6,11 +6,11 @@ import sys
 import huggingface_hub
 import pytest
 
-from qeff_engine import checkpoint
-from qeff_engine.errors import Infrastructure, InvalidInput
+from qeff_engine import checkpoint, code_files
+from qeff_engine.errors import Infrastructure, InvalidInput, Unsupported
 from qeff_engine.stage import StageContext
 from qeff_engine.stages import resolve
-from tests import fake_hub, tiny
+from tests import fake_hub, tiny, twist
 
 NAME = "tiny-people/tiny-llama"
 TOKEN = "hf_very_secret"
@@ -41,12 +41,13 @@ def hub(source, tmp_path, monkeypatch):
         yield running
 
 
-def resolved(tmp_path, name=NAME, *, revision=None):
+def resolved(tmp_path, name=NAME, *, revision=None, trust_remote_code=None):
     out = tmp_path / "out"
     out.mkdir()
     said = []
     context = StageContext(out=out, work=tmp_path, emit=said.append)
-    result = resolve.run(checkpoint.resolve_spec(name, revision=revision), context)
+    spec = checkpoint.resolve_spec(name, revision=revision, trust_remote_code=trust_remote_code)
+    result = resolve.run(spec, context)
     assert TOKEN not in json.dumps([event.to_json() for event in said] + [result.figures])
     return out, result
 
@@ -120,3 +121,82 @@ def test_endpoint_and_offline_mode_come_from_the_environment(hub, tmp_path):
     assert "HF_HUB_OFFLINE is set" in offline.stdout + offline.stderr
     subprocess.run(command, env=environment, capture_output=True, check=True)
     assert checkpoint.inspect(str(tmp_path / "snapshot")).files
+
+
+WITH_CODE = "tiny-people/twist"
+
+
+@pytest.fixture(scope="module")
+def twisted(tmp_path_factory):
+    return twist.save(tmp_path_factory.mktemp("twisted"))
+
+
+@pytest.fixture
+def marker(tmp_path, monkeypatch):
+    monkeypatch.setenv(twist.MARKER, str(tmp_path / "marker"))
+    yield
+    assert not (tmp_path / "marker").exists(), "the stage that downloads has run code"
+
+
+@pytest.fixture
+def hub_with_code(hub, twisted, marker):
+    hub.repositories[WITH_CODE] = twisted
+    return hub
+
+
+def test_a_model_with_its_own_code_is_refused_with_the_commit_that_it_is_at(hub_with_code, tmp_path):
+    with pytest.raises(InvalidInput, match=f"{WITH_CODE} at .*--trust-remote-code {fake_hub.COMMIT}"):
+        resolved(tmp_path, WITH_CODE)
+    assert not [path for _, path in hub_with_code.requests if path.endswith(".py")]
+
+
+def test_a_commit_brings_its_code_along(hub_with_code, twisted, tmp_path):
+    out, result = resolved(tmp_path, WITH_CODE, trust_remote_code=fake_hub.COMMIT)
+    digest = code_files.read(twisted).digest
+    assert (result.figures["commit"], result.figures["remote_code"]) == (fake_hub.COMMIT, digest)
+    code = code_files.of_snapshot(out)
+    assert code is not None
+    assert code.digest == digest
+    assert {name: content.decode() for name, content in code.contents.items()} == dict(twist.FILES)
+
+
+def test_a_commit_is_where_the_branch_was_at_that_time_and_its_message_says_where_it_was_last(
+    hub_with_code, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InvalidInput, match="--trust-remote-code"):
+        resolved(tmp_path, WITH_CODE)
+    with pytest.raises(InvalidInput, match=f"is 'main' for {WITH_CODE}.*it was at {fake_hub.COMMIT}"):
+        checkpoint.resolve_spec(WITH_CODE, trust_remote_code="main")
+
+
+def test_a_commit_that_the_hub_does_not_have_is_refused(hub_with_code, tmp_path):
+    with pytest.raises(InvalidInput, match="has no revision 'ffff"):
+        resolved(tmp_path, WITH_CODE, trust_remote_code="f" * 40)
+
+
+def test_a_branch_that_is_called_like_a_commit_is_none(hub_with_code, tmp_path):
+    hub_with_code.branches.add("f" * 40)
+    with pytest.raises(InvalidInput, match="at ffff"):  # a file is kept under the commit that the hub says it is of
+        resolved(tmp_path, WITH_CODE, trust_remote_code="f" * 40)
+
+
+@pytest.mark.parametrize(("owner", "is_its_own"), [(WITH_CODE, True), ("other/model", False)])
+def test_code_may_be_named_by_the_repository_itself_and_by_no_other(
+    hub_with_code, twisted, tmp_path, owner, is_its_own
+):
+    repository = tmp_path / "named"
+    repository.mkdir()
+    for path in twisted.iterdir():
+        (repository / path.name).symlink_to(path)
+    (repository / "config.json").unlink()
+    config = json.loads((twisted / "config.json").read_text())
+    auto_map = {auto: f"{owner}--{place}" for auto, place in twist.AUTO_MAP.items()}
+    twist.change(repository / "config.json", {**config, "auto_map": auto_map})
+    hub_with_code.repositories[WITH_CODE] = repository
+    if is_its_own:
+        out, _ = resolved(tmp_path, WITH_CODE, trust_remote_code=fake_hub.COMMIT)
+        assert code_files.of_snapshot(out) is not None
+    else:
+        with pytest.raises(Unsupported, match="in another repository, other/model"):
+            resolved(tmp_path, WITH_CODE, trust_remote_code=fake_hub.COMMIT)

@@ -307,7 +307,7 @@ def test_code_beside_a_checkpoint_is_not_run(tmp_path):
     ("fields", "message"),
     [
         ({"model_type": "lama"}, "does not know the architecture 'lama'. Did you mean"),
-        ({"model_type": "company_secret", "auto_map": {}}, "Code that comes with a checkpoint is never run"),
+        ({"model_type": "company_secret"}, "does not know the architecture 'company_secret'. See docs/adding"),
     ],
 )
 def test_an_architecture_that_transformers_does_not_know_is_unsupported(tmp_path, fields, message):
