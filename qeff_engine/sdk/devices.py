@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,8 +19,10 @@ from qeff_engine.sdk.location import Sdk
 
 READY = "Ready"
 _QUERY_LIMIT_S = 60.0  # a healthy tool answers within a second or two
+_KILL_LIMIT_S = 5.0
 _STATUSES = (READY, "Initializing", "Error", "Unknown")
-_REQUIRED = ("sku_type", "nsp_total", "nsp_free", "dram_total", "board_serial", "pci_address")
+_REQUIRED = ("nsp_total", "dram_total")  # what every version of the tool says of a ready device
+_NO_DEVICES = re.compile(r"\bno\b.*\bdevices?\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,9 @@ class Device:
 
     @property
     def identity(self) -> str:
-        """What stays the same when numbers shift: board serial and PCI address."""
+        """What stays the same when numbers shift: board serial and PCI address; the number if the tool has neither."""
+        if not self.board_serial and not self.pci_address:
+            return f"qid {self.qid}"
         return f"{self.board_serial}/{self.pci_address}"
 
     @property
@@ -75,7 +82,7 @@ def discover(sdk: Sdk, *, limit_s: float = _QUERY_LIMIT_S) -> list[Device]:
             devices = parse_json(json_path.read_text(errors="replace"))
             if devices is not None:
                 return devices
-    if code != 0:  # older tools know no -j
+    if code != 0 or not _blocks(output):  # older tools know no -j, and its form may be another one
         code, output = _query([str(tool), "-q"], limit_s=limit_s)
     if code != 0:
         raise Infrastructure(
@@ -87,6 +94,8 @@ def discover(sdk: Sdk, *, limit_s: float = _QUERY_LIMIT_S) -> list[Device]:
 
 def pick(devices: Iterable[Device], *, num_cores: int, num_devices: int) -> tuple[Device, ...]:
     """The devices for a program when nobody granted any: ready, enough free cores, the tightest fit first.
+
+    Several are taken from one board if it has them, since its own switch connects them.
 
     Raises:
         InvalidInput: no device of this host could ever run it.
@@ -111,7 +120,11 @@ def pick(devices: Iterable[Device], *, num_cores: int, num_devices: int) -> tupl
             f"{len(fitting)} of {len(known)} device(s) have them.",
             advice="Wait until another program ends, or look at `qaic-util -q`.",
         )
-    return tuple(fitting[:num_devices])
+    by_board: dict[str, list[Device]] = {}
+    for device in fitting:
+        by_board.setdefault(device.board_serial, []).append(device)
+    whole = [group for serial, group in by_board.items() if serial and len(group) >= num_devices]
+    return tuple(min(whole, key=len, default=fitting)[:num_devices])
 
 
 def parse_json(text: str) -> list[Device] | None:
@@ -119,7 +132,7 @@ def parse_json(text: str) -> list[Device] | None:
     try:
         entries = json.loads(text)["device_info"]
         devices = [_device(_flat(entry)) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     if any(device.status not in _STATUSES for device in devices):
         return None
@@ -129,23 +142,39 @@ def parse_json(text: str) -> list[Device] | None:
 def parse_text(text: str) -> list[Device]:
     """The devices of ``qaic-util -q`` output: a ``QID n`` line, then ``Key:Value`` lines.
 
+    One that is said to be ready without its cores and memory is listed with status ``Unknown``; what else is missing,
+    unknown or in the way costs nothing.
+
     Raises:
-        Infrastructure: a block lacks what its status promises.
+        Infrastructure: there is text, but no device in it.
     """
+    blocks = _blocks(text)
+    if not blocks and text.strip() and not _NO_DEVICES.search(text):
+        raise Infrastructure(
+            f"qaic-util said something that is no list of devices: {_last_line(text)[:200]}",
+            advice="Expected lines such as 'QID 0' and 'Status:Ready'; run `qaic-util -q` by hand.",
+        )
+    devices = []
+    for block in blocks:
+        try:
+            devices.append(_device(block))
+        except KeyError:
+            devices.append(_device({**block, "status": "Unknown"}))
+    return sorted(devices, key=lambda device: device.qid)
+
+
+def _blocks(text: str) -> list[dict[str, Any]]:
+    """The fields of every device in the text form; of a field that stands twice the first counts."""
     blocks: list[dict[str, Any]] = []
     for line in text.splitlines():
-        header = re.match(r"QID (\d+)\s*$", line)
+        header = re.match(r"\ufeff?QID (\d{1,9})\s*$", line, re.ASCII)
         if header:
             blocks.append({"qid": int(header[1])})
         elif blocks and ":" in line:
             key, value = line.split(":", 1)
-            blocks[-1].setdefault(_snake(key), value.strip())
-    try:
-        return sorted((_device(block) for block in blocks), key=lambda device: device.qid)
-    except KeyError as error:
-        raise Infrastructure(
-            f"qaic-util reports a ready device without {error}.", advice="Its output has another form than expected."
-        ) from error
+            if _snake(key) != "qid":
+                blocks[-1].setdefault(_snake(key), value.strip())
+    return blocks
 
 
 def _device(fields: Mapping[str, Any]) -> Device:
@@ -153,25 +182,26 @@ def _device(fields: Mapping[str, Any]) -> Device:
     status = str(fields.get("dev_status") or fields.get("status") or "Unknown")
     if status == READY:
         for name in _REQUIRED:
-            if name not in fields:
+            if not _number(fields, name=name):
                 raise KeyError(name)
+    nsp_total, dram_total_mb = _number(fields, name="nsp_total"), _number(fields, name="dram_total")
     return Device(
         qid=int(fields["qid"]),
         status=status,
-        sku=str(fields.get("sku_type", "")),
-        board_serial=str(fields.get("board_serial", "")),
-        pci_address=str(fields.get("pci_address", "")),
-        nsp_total=_number(fields, name="nsp_total"),
-        nsp_free=_number(fields, name="nsp_free"),
-        dram_total_mb=_number(fields, name="dram_total"),
-        dram_free_mb=_number(fields, name="dram_free"),
+        sku=str(fields.get("sku_type") or ""),
+        board_serial=str(fields.get("board_serial") or ""),
+        pci_address=str(fields.get("pci_address") or ""),
+        nsp_total=nsp_total,
+        nsp_free=_number(fields, name="nsp_free", default=nsp_total),
+        dram_total_mb=dram_total_mb,
+        dram_free_mb=_number(fields, name="dram_free", default=dram_total_mb),
     )
 
 
-def _number(fields: Mapping[str, Any], *, name: str) -> int:
-    """The whole number at the beginning of a field such as ``32768 MB``; 0 when it has none."""
-    found = re.match(r"\s*(\d+)", str(fields.get(name, "")))
-    return int(found[1]) if found else 0
+def _number(fields: Mapping[str, Any], *, name: str, default: int = 0) -> int:
+    """The whole number at the beginning of a field such as ``32768 MB``; the default when it has none."""
+    found = re.match(r"\s*(\d{1,9})(?!\d)", str(fields.get(name, "")), re.ASCII)
+    return int(found[1]) if found else default
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,25 +222,39 @@ def _snake(key: str) -> str:
 
 
 def _query(command: list[str], *, limit_s: float) -> tuple[int, str]:
-    """Exit code and output of a query."""
+    """Exit code and output of a query; one that takes too long ends with all its processes."""
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=limit_s,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
+    except OSError as error:
+        raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+    except BaseException as error:
+        _end(process)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise Infrastructure(
             f"{command[0]} did not answer within {limit_s:g} s.", advice="A device may hang; see the kernel's log."
         ) from error
-    except OSError as error:
-        raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
-    return done.returncode, done.stdout
+    return process.returncode, output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a tool and its children; one that hangs in the driver cannot be killed and is left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout is not None:
+        process.stdout.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_LIMIT_S)
 
 
 def _last_line(output: str) -> str:
