@@ -21,6 +21,7 @@ SCRIPTS = (
     "quantize_smollm2",
     "store_throughput",
     "placement_replay",
+    "cost_model",
 )
 
 

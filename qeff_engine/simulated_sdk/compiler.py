@@ -17,6 +17,8 @@ from qeff_engine.simulated_sdk import (
     metrics,
     network_description,
     onnx_reading,
+    op_records,
+    operations,
     output_shapes,
     qpc_container,
     quantized_products,
@@ -24,8 +26,8 @@ from qeff_engine.simulated_sdk import (
     shapes,
     side_files,
 )
-from qeff_engine.simulated_sdk.cost_model import Work
 from qeff_engine.simulated_sdk.network_description import Binding, Network
+from qeff_engine.simulated_sdk.operations import Work
 from qeff_engine.simulated_sdk.options import AI100, Options
 from qeff_engine.simulated_sdk.refusal import input_refusal
 from qeff_engine.simulated_sdk.static_values import StaticValues
@@ -33,6 +35,7 @@ from qeff_engine.simulated_sdk.static_values import StaticValues
 # What a program takes beside constants, states and buffers: code, stacks, descriptors. Assumed.
 _PROGRAM_DRAM_BYTES = 64 << 20
 _FP16_BYTES = 2
+_MXINT8_SHARE = 8.25 / 16
 
 
 def compile_program(options: Options, *, version: str) -> None:
@@ -84,9 +87,15 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
         batch_size=int(options.defined.get("stats-batchsize", options.batch_size)),
         num_cores=options.num_cores,
         num_devices=num_devices,
-        works=tuple(_work(shape, traffic=lowered.traffic, states=_states(inputs)) for shape in static_shapes),
-        dram_bytes=_dram_bytes(inputs, outputs, traffic=lowered.traffic),
-        constants_bytes=lowered.traffic.card_bytes,
+        works=tuple(
+            _work(shape, number=number, inputs=inputs, outputs=outputs, options=options)
+            for number, shape in enumerate(static_shapes)
+        ),
+        ols=options.ols,
+        mos=max(int(part) for part in (options.mos or "1").split(",")),
+        depth_first="aic-enable-depth-first" in options.defined,
+        dram_bytes=_dram_bytes(inputs, outputs, constants_bytes=lowered.card_bytes),
+        constants_bytes=lowered.card_bytes,
         round_states_to_fp16=options.convert_to_fp16,
     )
     return lowered, network
@@ -109,7 +118,8 @@ def _specializations(options: Options, *, version: str) -> list[Mapping[str, int
 def _shape(model: onnx.ModelProto, *, symbols: Mapping[str, int], options: Options) -> shapes.StaticShape:
     if options.batch_size > 1:
         raise input_refusal("Option -batchsize is supported by the simulated compiler for the value 1 only.")
-    shape = shapes.specialize(model, symbols=symbols)
+    forms = op_records.Forms(to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul)
+    shape = shapes.specialize(model, symbols=symbols, forms=forms)
     if any(dims is None for dims in shape.outputs.values()):
         return output_shapes.complete(shape, model_path=options.model, symbols=symbols)
     return shape
@@ -119,32 +129,44 @@ def _states(inputs: tuple[Binding, ...]) -> tuple[Binding, ...]:
     return tuple(binding for binding in inputs if binding.state_of)
 
 
-def _state_bytes(states: tuple[Binding, ...]) -> int:
-    """Bytes of all states as the card keeps them."""
-    total = 0
-    for state in states:
-        fp32 = state.io_type.item_bytes == 4
-        total += prod(state.largest) * _FP16_BYTES if fp32 else state.io_type.num_bytes(state.largest)
-    return total
+def _card_bytes(state: Binding, *, dims: tuple[int, ...]) -> int:
+    """Bytes of a state as the card keeps it."""
+    fp32 = state.io_type.item_bytes == 4
+    return prod(dims) * _FP16_BYTES if fp32 else state.io_type.num_bytes(dims)
 
 
-def _work(shape: shapes.StaticShape, *, traffic: lowering.Traffic, states: tuple[Binding, ...]) -> Work:
+def _work(
+    shape: shapes.StaticShape,
+    *,
+    number: int,
+    inputs: tuple[Binding, ...],
+    outputs: tuple[Binding, ...],
+    options: Options,
+) -> Work:
+    """What a call of the specialization ``number`` does."""
+    states = [
+        operations.states(num_bytes=_card_bytes(state, dims=dims), samples=dims[0] if dims else 1)
+        for state in _states(inputs)
+        for dims in [state.shapes[number]]
+    ]
+    made = operations.merged([*shape.operations, *states])
     # A decoder layer keeps a key and a value; without states a layer has about eight products (q k v o, two of
-    # attention, two or three of the feed-forward part). Two all-reduces per layer.
-    layers = len(states) // 2 if states else shape.matrix_ops // 8
+    # attention, two or three of the feed-forward part). Two all-reduces per layer, each as large as the first product.
+    matrices = [item for item in made if item.kind in ("matmul", "product")]
+    layers = len(states) // 2 if states else sum(item.count for item in matrices) // 8
+    exchanged = matrices[0].elements * _FP16_BYTES if matrices else 0
     return Work(
-        flops=shape.flops,
-        weight_bytes=traffic.weight_bytes,
-        mx_weights=traffic.mx_weights,
-        state_bytes=_state_bytes(states),
-        matrix_ops=shape.matrix_ops,
+        operations=made,
         reductions=2 * layers,
+        reduction_bytes=round(exchanged * _MXINT8_SHARE) if options.allow_mxint8_mdp_io else exchanged,
+        io_bytes=sum(item.io_type.num_bytes(item.shapes[number]) for item in inputs + outputs if not item.state_of),
     )
 
 
-def _dram_bytes(inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], *, traffic: lowering.Traffic) -> int:
+def _dram_bytes(inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], *, constants_bytes: int) -> int:
     buffers = sum(item.io_type.num_bytes(item.largest) for item in inputs + outputs if not item.state_of)
-    return traffic.card_bytes + _state_bytes(_states(inputs)) + buffers + _PROGRAM_DRAM_BYTES
+    states = sum(_card_bytes(state, dims=state.largest) for state in _states(inputs))
+    return constants_bytes + states + buffers + _PROGRAM_DRAM_BYTES
 
 
 def _write(directory: Path, *, lowered: lowering.Lowered, network: Network) -> None:

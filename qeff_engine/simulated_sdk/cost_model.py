@@ -1,13 +1,19 @@
-"""How long a program takes on a device: a first cost model, pure and deterministic. Standard library only.
+"""How long a program takes on a device, operator by operator; pure and deterministic. Standard library only.
 
-A call takes as long as the slowest of four things that overlap, plus what does not overlap:
+An operator takes as long as the slowest of three things, and a little of the two others:
 
-* reading weights and KV cache from DDR at the share of its bandwidth that published decode rates show,
+* reading weights and retained states from DDR, of whose bandwidth few cores cannot draw all; activations that do not
+  fit into the cores' VTCM go there and back,
 * decompressing MXFP6 weights on the vector units,
-* matrix arithmetic at the share of the fp16 peak that published dense models show,
-* then barriers between cores, one for each matrix operation; all-reduces between devices; the host.
+* arithmetic of matrix and vector units. It is split over cores by samples, where a rest leaves cores idle, or inside
+  a sample, which costs something for each doubling.
 
-The KV cache is read over the whole compiled context, as the card does. Figures are predictions, never measurements.
+Then comes a barrier, dearer with more cores. A sliced program has all-reduces besides. Activations of one device share
+its DDR, its link to the host and its power: fewer busy cores run faster.
+
+A retained state is read over its whole compiled length, as the card does. All parameters are in
+``cost_parameters.json``; how well they meet published rates, and what they cannot tell, in ``docs/cost-model.md``.
+Figures are predictions, never measurements.
 """
 
 from __future__ import annotations
@@ -15,95 +21,149 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from qeff_engine.simulated_sdk import cost_parameters, operations
+from qeff_engine.simulated_sdk.cost_parameters import Parameters
 from qeff_engine.simulated_sdk.devices import Kind
-
-# Share of peak DDR bandwidth. GPT-J 6B, Amber 7B and Llama-2 7B, FP16: 70 to 77 % of 137 GB/s with KV read.
-# Sources: the vendor's MX blog and profiler notebook (quic/cloud-ai-sdk-pages, quic/cloud-ai-sdk).
-BANDWIDTH_SHARE = 0.75
-
-# Weights that one NSP decompresses per clock: a fit over the published FP16 and MXFP6 pairs (range 4.2 to 7.0).
-MX_WEIGHTS_PER_CLOCK = 5.5
-
-# Share of the fp16 peak: BERT-base 45 to 51 %, ResNet-50 58 %, Wide ResNet 60 % in the vendor's look-up tables.
-COMPUTE_SHARE = 0.5
-
-# Time of one all-reduce of a tensor-sliced program: what Llama-2 7B on four SoCs takes beyond bandwidth, by layer.
-ALL_REDUCE_S = 50e-6
-
-# Host side of one call: input wait and submission, about 1.4 ms with deep queues in a published profile of BERT, less
-# without a queue. Assumed.
-HOST_S = 100e-6
-
-# A barrier between the cores after each matrix operation. Assumed: no published figure; latency of BERT falls only
-# three times from 1 to 14 cores, so the cost per core is not nothing.
-BARRIER_S = 1.0e-6
-BARRIER_PER_CORE_S = 0.15e-6
-
-# Cores after which DDR bandwidth approaches its limit: one core draws about a quarter of it. Assumed.
-BANDWIDTH_CORES = 3.5
-
-# Arithmetic lost to uneven splits per further core: throughput per core of ResNet-50 falls by about 10 % from 1 to 14.
-SPLIT_LOSS_PER_CORE = 0.008
+from qeff_engine.simulated_sdk.operations import Operation, Work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one call of one specialization does, over all devices.
+class Settings:
+    """How a program was compiled, as far as its speed depends on that.
 
     Attributes:
-        flops: of matrix operations, a multiplication and an addition counted as two.
-        weight_bytes: read from DDR, in their stored form.
-        mx_weights: elements among them that are stored as MXFP6.
-        state_bytes: retained states read, in their stored form.
-        matrix_ops: matrix operations, each of which ends with a barrier.
-        reductions: all-reduces if the program is sliced over devices.
+        cores: that it holds on each device.
+        num_devices: that it is sliced over.
+        ols: how often operators are split to overlap their parts.
+        mos: among how many cores weights are split; the largest of several.
+        depth_first: activations stay in VTCM whatever their size.
     """
 
-    flops: float = 0.0
-    weight_bytes: float = 0.0
-    mx_weights: float = 0.0
-    state_bytes: float = 0.0
-    matrix_ops: int = 0
-    reductions: int = 0
+    cores: int
+    num_devices: int = 1
+    ols: int = 1
+    mos: int = 1
+    depth_first: bool = False
 
 
-def predict_s(work: Work, *, kind: Kind, cores: int, num_devices: int = 1) -> float:
-    """Seconds of one call.
+def call_s(
+    work: Work, *, kind: Kind, settings: Settings, active: int = 1, parameters: Parameters | None = None
+) -> float:
+    """Seconds of one call on its devices.
 
     Args:
         work: what is done.
         kind: of every device.
-        cores: that the program holds on each device.
-        num_devices: that the program is sliced over.
+        settings: of the program.
+        active: activations of this program that are busy on the device at the same time, this one included.
+        parameters: others than the file's.
     """
-    overlapping = max(
-        memory_s(work, kind=kind, cores=cores, num_devices=num_devices),
-        decompression_s(work, kind=kind, cores=cores, num_devices=num_devices),
-        arithmetic_s(work, kind=kind, cores=cores, num_devices=num_devices),
-    )
-    return overlapping + serial_s(work, cores=cores, num_devices=num_devices)
+    found = parameters or cost_parameters.load()
+    model = _Model(kind=kind, settings=settings, active=active, parameters=found)
+    alone_s = sum(item.count * model.operation_s(item) for item in work.operations)
+    if settings.num_devices > 1:
+        exchange_s = work.reduction_bytes / (found.p2p_gb_s * 1e9)
+        alone_s += work.reductions * (found.all_reduce_us * 1e-6 + exchange_s)
+    shared_s = active * sum(item.count * model.ddr_s(item) for item in work.operations) if active > 1 else 0.0
+    exponent = found.sharing_exponent
+    device_s = (alone_s**exponent + shared_s**exponent) ** (1 / exponent) if shared_s else alone_s
+    return max(device_s, active * work.io_bytes / (found.link_gb_s * 1e9))
 
 
-def memory_s(work: Work, *, kind: Kind, cores: int, num_devices: int = 1) -> float:
-    """Seconds of DDR traffic."""
-    reachable = 1.0 - math.exp(-cores / BANDWIDTH_CORES)
-    bytes_per_s = kind.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * reachable * num_devices
-    return (work.weight_bytes + work.state_bytes) / bytes_per_s
+def host_s(work: Work, *, parameters: Parameters | None = None) -> float:
+    """Seconds that the host needs for a call before its device can begin; a queue hides them."""
+    found = parameters or cost_parameters.load()
+    return found.host_call_us * 1e-6 + work.io_bytes / (found.host_copy_gb_s * 1e9)
 
 
-def decompression_s(work: Work, *, kind: Kind, cores: int, num_devices: int = 1) -> float:
-    """Seconds of MXFP6 decompression."""
-    return work.mx_weights / (MX_WEIGHTS_PER_CLOCK * kind.clock_ghz * 1e9 * cores * num_devices)
+def period_s(
+    work: Work,
+    *,
+    kind: Kind,
+    settings: Settings,
+    instances: int = 1,
+    set_size: int = 1,
+    parameters: Parameters | None = None,
+) -> float:
+    """Seconds from one call of an activation to the next, ``instances`` being busy with ``set_size`` calls queued."""
+    device_s = call_s(work, kind=kind, settings=settings, active=instances, parameters=parameters)
+    return max(device_s, (device_s + host_s(work, parameters=parameters)) / set_size)
 
 
-def arithmetic_s(work: Work, *, kind: Kind, cores: int, num_devices: int = 1) -> float:
-    """Seconds of matrix arithmetic; falls nearly linearly with the number of cores."""
-    useful = 1.0 - SPLIT_LOSS_PER_CORE * (cores - 1)
-    flops_per_s = kind.fp16_tflops * 1e12 * COMPUTE_SHARE * (cores / kind.cores) * useful * num_devices
-    return work.flops / flops_per_s
+class _Model:
+    """The time of operators under one setting."""
 
+    def __init__(self, *, kind: Kind, settings: Settings, active: int, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._settings = settings
+        self._kind = kind
+        self._total_cores = settings.cores * settings.num_devices
+        reach = 1.0 - math.exp(-settings.cores / parameters.core_reach)
+        peak_bytes_per_s = kind.bandwidth_gb_s * 1e9 * settings.num_devices
+        self._ddr_bytes_per_s = peak_bytes_per_s * parameters.ddr_share
+        self._alone_bytes_per_s = self._ddr_bytes_per_s * reach
+        idle = kind.cores / min(settings.cores * active, kind.cores)
+        boost = min(parameters.max_boost, math.pow(idle, parameters.power_exponent))
+        of_cores = boost * self._total_cores / kind.cores
+        self._flops_per_s = {
+            "fp32": kind.fp16_tflops * 1e12 * of_cores * parameters.fp32_factor,
+            "fp16": kind.fp16_tflops * 1e12 * of_cores,
+            "mxfp6": kind.fp16_tflops * 1e12 * of_cores,
+            "int8": kind.int8_tops * 1e12 * of_cores * parameters.int8_factor,
+        }
+        vector_per_s = parameters.vector_elements_per_clock * kind.clock_ghz * 1e9 * boost * self._total_cores
+        self._elements_per_s = {"fp32": vector_per_s / 2, "fp16": vector_per_s, "mxfp6": vector_per_s}
+        self._elements_per_s["int8"] = vector_per_s * 2
 
-def serial_s(work: Work, *, cores: int, num_devices: int = 1) -> float:
-    """Seconds that nothing overlaps: barriers grow with the cores, all-reduces exist between devices only."""
-    barriers = work.matrix_ops * (BARRIER_S + BARRIER_PER_CORE_S * cores)
-    return barriers + (work.reductions * ALL_REDUCE_S if num_devices > 1 else 0.0) + HOST_S
+    def operation_s(self, item: Operation) -> float:
+        """Seconds of one operator while nothing else uses the device."""
+        ddr_s = self._ddr_bytes(item) / self._alone_bytes_per_s
+        decompression_s = 0.0
+        if item.precision == "mxfp6":
+            decompression_s = item.weights / (self._parameters.mx_weights_per_ns * 1e9 * self._total_cores)
+        arithmetic_s = self._arithmetic_s(item)
+        slowest_s = max(ddr_s, decompression_s, arithmetic_s)
+        others_s = ddr_s + decompression_s + arithmetic_s - slowest_s
+        barrier_s = 0.0 if item.kind == operations.STATES else self._barrier_s()
+        return slowest_s + self._parameters.overlap_leak * others_s + barrier_s
+
+    def ddr_s(self, item: Operation) -> float:
+        """Seconds that an operator occupies the DDR, whoever draws from it."""
+        return self._ddr_bytes(item) / self._ddr_bytes_per_s
+
+    def _ddr_bytes(self, item: Operation) -> float:
+        spilled = 0.0
+        if not self._settings.depth_first:
+            spilled = max(0.0, item.activation_bytes - self._parameters.vtcm_bytes * self._total_cores)
+        states = item.state_bytes * self._parameters.ddr_share / self._parameters.state_share
+        return item.weight_bytes + states + spilled
+
+    def _arithmetic_s(self, item: Operation) -> float:
+        found, used = self._parameters, self._used(item)
+        matrix_s = 0.0
+        if item.flops:
+            share = found.conv_share if item.kind == "conv" else found.matmul_share
+            inner = item.flops / (2 * item.elements)
+            started = item.tiled_flops * (1 + found.inner_overhead / inner)
+            matrix_s = started / (self._flops_per_s[item.precision] * share * used)
+        # Functions are computed in fp16 also beside INT8 products.
+        narrow = item.kind not in ("softmax", "normalization", "activation")
+        per_s = self._elements_per_s[item.precision if narrow else "fp16"]
+        vector_s = item.elements * found.passes.get(item.kind, 0.0) / (per_s * used)
+        overlapped = min(matrix_s, vector_s) / math.pow(self._settings.ols, found.ols_overlap)
+        return max(matrix_s, vector_s) + overlapped
+
+    def _used(self, item: Operation) -> float:
+        """Share of the cores' arithmetic that is useful."""
+        cores = self._settings.cores
+        by_sample = item.samples / (cores * -(-item.samples // cores))
+        of_matrices = item.kind not in ("conv", "depthwise", "pooling")
+        loss = self._parameters.split_loss_matmul if of_matrices else self._parameters.split_loss_conv
+        return max(by_sample, 1.0 / (1.0 + loss * math.log2(cores)))
+
+    def _barrier_s(self) -> float:
+        found, settings = self._parameters, self._settings
+        single_us = found.operator_us + found.barrier_per_core_us * (settings.cores - 1)
+        return (
+            single_us * 1e-6 * (1 + found.ols_barriers * (settings.ols - 1)) / math.pow(settings.mos, found.mos_relief)
+        )

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from qeff_engine.simulated_sdk import cost_parameters
+
 DEVICES_FILE = "devices.json"
 VISIBLE_VARIABLE = "QAIC_VISIBLE_DEVICES"
 
@@ -26,17 +28,17 @@ class BadDevices(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One sort of SoC.
+    """One sort of SoC; the figures and their sources are in ``cost_parameters.json``.
 
     Attributes:
         sku: the words of ``qaic-util`` for it.
         cores: NSPs that can be used.
         dram_mb: memory of the SoC.
         bandwidth_gb_s: of that memory, peak.
-        clock_ghz: of an NSP under fp16 load: 1.24 measured in published profiles of a Standard, 0.83 inferred for an
-            Ultra from its INT8 peak.
+        clock_ghz: of an NSP under load.
         fp16_tflops: peak of the SoC.
-        tdp_w: power cap.
+        int8_tops: peak of the SoC.
+        tdp_w: power cap of the board.
         socs_per_board: SoCs that share a board and its serial number.
     """
 
@@ -46,42 +48,14 @@ class Kind:
     bandwidth_gb_s: float
     clock_ghz: float
     fp16_tflops: float
+    int8_tops: float
     tdp_w: int
     socs_per_board: int
 
 
-# Source: the vendor's architecture page (https://quic.github.io/cloud-ai-sdk-pages), per SoC; clocks as said above.
+# One SoC each. Others of the family are left out, because their memory and peaks are not published.
 KINDS: Mapping[str, Kind] = {
-    "ultra": Kind(
-        sku="PCIe Ultra",
-        cores=16,
-        dram_mb=32768,
-        bandwidth_gb_s=137.0,
-        clock_ghz=0.83,
-        fp16_tflops=72.5,
-        tdp_w=150,
-        socs_per_board=4,
-    ),
-    "pro": Kind(
-        sku="PCIe Pro",
-        cores=16,
-        dram_mb=32768,
-        bandwidth_gb_s=137.0,
-        clock_ghz=1.24,
-        fp16_tflops=125.0,
-        tdp_w=75,
-        socs_per_board=1,
-    ),
-    "standard": Kind(
-        sku="PCIe",
-        cores=14,
-        dram_mb=16384,
-        bandwidth_gb_s=137.0,
-        clock_ghz=1.24,
-        fp16_tflops=110.0,
-        tdp_w=75,
-        socs_per_board=1,
-    ),
+    name: Kind(**cost_parameters.values(entries)) for name, entries in cost_parameters.table()["devices"].items()
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 import onnx
@@ -27,27 +26,16 @@ _SMALL_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """What of the constants a call reads.
-
-    Attributes:
-        weight_bytes: in the card's form, tables read by index apart.
-        mx_weights: elements stored as MXFP6.
-        card_bytes: of all constants, in the card's form.
-    """
-
-    weight_bytes: int
-    mx_weights: int
-    card_bytes: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """A program's graph, its constants and their traffic."""
+    """A program's graph and its constants."""
 
     model: onnx.ModelProto
     constants: list[Constant]
-    traffic: Traffic
+
+    @property
+    def card_bytes(self) -> int:
+        """Of all constants, in the card's form."""
+        return sum(item.num_bytes for item in self.constants)
 
 
 class Lowering:
@@ -70,7 +58,6 @@ class Lowering:
         self._head: list[onnx.NodeProto] = []
         self._kept: list[onnx.TensorProto] = []
         self._end = 0
-        self._read_bytes = 0
 
     def lower(self) -> Lowered:
         """The program's graph and constants."""
@@ -90,12 +77,7 @@ class Lowering:
         inputs = [item for item in graph.input if item.name not in self._weights]
         del graph.input[:]
         graph.input.extend(inputs)
-        traffic = Traffic(
-            weight_bytes=self._read_bytes,
-            mx_weights=sum(prod(item.weight.dims) for item in self._constants if item.mx_axis is not None),
-            card_bytes=sum(item.num_bytes for item in self._constants),
-        )
-        return Lowered(model=self._model, constants=self._constants, traffic=traffic)
+        return Lowered(model=self._model, constants=self._constants)
 
     def _drop_casts(self) -> None:
         """Let consumers of a main-graph ``Cast`` of a floating weight to fp32 read the weight, which will be fp32."""
@@ -130,12 +112,10 @@ class Lowering:
             return
         if weight.onnx_type not in FLOATING_ONNX or not self._to_fp16:
             self._store(tensor.name, weight=weight, onnx_type=weight.onnx_type, mx_axis=None)
-            self._read_bytes += weight.num_bytes
             return
         plain: list[matmul_weights.Use] = []
         unread: list[matmul_weights.Use] = []
         by_axis: dict[int, list[matmul_weights.Use]] = {}
-        only_lookup = True
         for use in self._uses.get(tensor.name, ()):
             kind = self._tracer.kind(use, rank=len(weight.dims))
             if kind.unread:
@@ -144,28 +124,23 @@ class Lowering:
                 by_axis.setdefault(kind.axis, []).append(use)
             else:
                 plain.append(use)
-                only_lookup &= kind.lookup
         # Any form of the tensor has its shape.
         next(iter(by_axis.values()), plain).extend(unread)
         for axis, uses in by_axis.items():
             self._as_float(weight, uses=uses, mx_axis=axis)
         captured = tensor.name in self._captured
         if plain or captured:
-            constant = self._as_float(weight, uses=plain, mx_axis=None, keep_name=captured)
-            if captured or not only_lookup:
-                self._read_bytes += constant.num_bytes
+            self._as_float(weight, uses=plain, mx_axis=None, keep_name=captured)
 
     def _as_float(
         self, weight: Weight, *, uses: Sequence[matmul_weights.Use], mx_axis: int | None, keep_name: bool = False
-    ) -> Constant:
+    ) -> None:
         """Store a floating weight as fp16 and give each use the type that it had."""
         suffix = "fp16" if mx_axis is None else f"mxfp6_{mx_axis}"
         stored = f"{weight.name}.{suffix}"
         # Packed weights are unpacked to fp32 when the program is activated.
         kind = TensorProto.FLOAT16 if mx_axis is None else TensorProto.FLOAT
-        constant = self._store(stored, weight=weight, onnx_type=kind, mx_axis=mx_axis)
-        if mx_axis is not None:
-            self._read_bytes += constant.num_bytes
+        self._store(stored, weight=weight, onnx_type=kind, mx_axis=mx_axis)
         made: set[int] = set()
 
         def typed(onnx_type: int) -> str:
@@ -180,9 +155,8 @@ class Lowering:
             self._model.graph.node[node_number].input[number] = typed(wanted)
         if keep_name:
             self._head.append(helper.make_node("Cast", [stored], [weight.name], to=weight.onnx_type))
-        return constant
 
-    def _store(self, name: str, *, weight: Weight, onnx_type: int, mx_axis: int | None) -> Constant:
+    def _store(self, name: str, *, weight: Weight, onnx_type: int, mx_axis: int | None) -> None:
         constant = Constant(
             name=name, weight=weight, onnx_type=onnx_type, mx_axis=mx_axis, offset=constants.aligned(self._end)
         )
@@ -193,7 +167,6 @@ class Lowering:
         for key, value in (("location", location), ("offset", constant.offset), ("length", constant.num_bytes)):
             tensor.external_data.add(key=key, value=str(value))
         self._kept.append(tensor)
-        return constant
 
     def _keep_small(self, tensor: onnx.TensorProto, *, weight: Weight) -> None:
         """Leave a small initializer inside the graph, rounded if it is floating."""
@@ -201,4 +174,3 @@ class Lowering:
         if weight.onnx_type == TensorProto.FLOAT and self._to_fp16:
             raw = constants.rounded_to_fp16(np.frombuffer(raw, "<f4")).tobytes()
         self._kept.append(TensorProto(name=tensor.name, data_type=weight.onnx_type, dims=weight.dims, raw_data=raw))
-        self._read_bytes += weight.num_bytes

@@ -15,9 +15,8 @@ from qeff_engine.simulated_sdk import graph_walk
 
 Use = tuple[int, int]  # node number in the main graph, input number
 
-# What a use ends as: the reduction axis in the tensor's own layout, or one of these.
+# What a use ends as: the reduction axis in the tensor's own layout, or this.
 _OTHER = -1
-_LOOKUP = -2  # rows read by index: never streamed as a whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,12 +25,10 @@ class UseKind:
 
     Attributes:
         axis: reduction axis if it is a weight of matrix products only, else None.
-        lookup: it is read by index only.
         unread: its values are not read at all, only its shape.
     """
 
     axis: int | None
-    lookup: bool
     unread: bool
 
 
@@ -51,7 +48,7 @@ class Tracer:
         """What the tensor of ``rank`` axes that enters at ``use`` is used for there."""
         ends = self._of_use(self._main, use=use, axes=tuple(range(rank)))
         end = next(iter(ends)) if len(ends) == 1 else _OTHER
-        return UseKind(axis=end if end >= 0 else None, lookup=end == _LOOKUP, unread=not ends)
+        return UseKind(axis=end if end >= 0 else None, unread=not ends)
 
     def _of_value(self, scope: _Scope, *, name: str, axes: tuple[int, ...]) -> frozenset[int]:
         """The ends of a value; ``axes[i]`` is the original tensor's axis that its axis i is."""
@@ -88,8 +85,6 @@ def _end(node: onnx.NodeProto, *, number: int, axes: Sequence[int]) -> int:
         transposed = graph_walk.int_attribute(node, "transB" if number == 1 else "transA", default=0)
         reduces_last = bool(transposed) == (number == 1)
         return axes[-1] if reduces_last else axes[-2]
-    if graph_walk.is_onnx(node, "Gather", "GatherND") and number == 0:
-        return _LOOKUP
     return _OTHER
 
 

@@ -24,10 +24,10 @@ def print_metrics(network: Network, *, lowered: Lowered) -> None:
     print(f"VTCMMaxSize: {_VTCM_BYTES}")
     print(f"StaticSharedDDRSize: {network.dram_bytes - network.constants_bytes}")
     print(f"StaticConstantsSize: {network.constants_bytes}")
-    reads = max(work.weight_bytes + work.state_bytes for work in network.works)
+    reads = max(work.ddr_bytes for work in network.works)
     for core in range(network.num_cores):
         print(f"c{core:02d} DDR traffic: {reads / network.num_cores:.0f}")
-    print(f"Barriers: {max(work.matrix_ops for work in network.works)}")
+    print(f"Barriers: {max(work.num_operators for work in network.works)}")
     print(f"constants.bin QPC section size: {network.constants_bytes}")
     print(f"ELF sections size: {lowered.model.ByteSize()}", flush=True)
 

@@ -2,7 +2,7 @@
 
 Field numbers up to 18 are those of the open runtime's AICNetworkDesc.proto
 (quic/software-kit-for-qualcomm-cloud-ai-100); from 100 on follows what this simulator adds: pairs of retained states
-and the work of each specialization.
+and the work of each specialization, equal operators in one record.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from qeff_engine.simulated_sdk import messages
-from qeff_engine.simulated_sdk.cost_model import Work
 from qeff_engine.simulated_sdk.io_types import BY_CODE, IoType
+from qeff_engine.simulated_sdk.operations import Operation, Work
 
 MAJOR_VERSION, MINOR_VERSION = 9, 0
 
@@ -32,13 +32,24 @@ _built = messages.build(
         },
         "tensorShape": {"type": (1, "uint32"), "dims": (2, "*int64")},
         "IOShapes": {"shapes": (1, "*tensorShape")},
+        "operation": {
+            "kind": (1, "string"),
+            "precision": (2, "string"),
+            "count": (3, "uint64"),
+            "samples": (4, "uint64"),
+            "flops": (5, "uint64"),
+            "tiled_flops": (6, "uint64"),
+            "weights": (7, "uint64"),
+            "weight_bytes": (8, "uint64"),
+            "activation_bytes": (9, "uint64"),
+            "elements": (10, "uint64"),
+            "state_bytes": (11, "uint64"),
+        },
         "work": {
-            "flops": (1, "double"),
-            "weight_bytes": (2, "double"),
-            "mx_weights": (3, "double"),
-            "state_bytes": (4, "double"),
-            "matrix_ops": (5, "uint64"),
-            "reductions": (6, "uint64"),
+            "operations": (1, "*operation"),
+            "reductions": (2, "uint64"),
+            "reduction_bytes": (3, "uint64"),
+            "io_bytes": (4, "uint64"),
         },
         "networkDescriptor": {
             "major_version": (1, "uint32"),
@@ -56,6 +67,9 @@ _built = messages.build(
             "round_states_to_fp16": (104, "bool"),
             "sdk_version": (105, "string"),
             "hw_version": (106, "string"),
+            "ols": (107, "uint32"),
+            "mos": (108, "uint32"),
+            "depth_first": (109, "bool"),
         },
     },
 )
@@ -104,6 +118,7 @@ class Network:
         specialized: shapes were given; otherwise the program has the graph's own.
         batch_size: samples of an inference, as the compiler was told for statistics.
         num_cores, num_devices: what it needs.
+        ols, mos, depth_first: how it was split and scheduled.
         works: what a call of each specialization does.
         dram_bytes: of all that it needs, on all devices together.
         constants_bytes: among them, in the card's form.
@@ -123,6 +138,9 @@ class Network:
     dram_bytes: int
     constants_bytes: int
     round_states_to_fp16: bool
+    ols: int = 1
+    mos: int = 1
+    depth_first: bool = False
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
@@ -144,6 +162,9 @@ def serialize(network: Network) -> bytes:
         round_states_to_fp16=network.round_states_to_fp16,
         sdk_version=network.sdk_version,
         hw_version=network.hw_version,
+        ols=network.ols,
+        mos=network.mos,
+        depth_first=network.depth_first,
     )
     for side, bindings in (("inputs", network.inputs), ("outputs", network.outputs)):
         for binding in bindings:
@@ -157,7 +178,11 @@ def serialize(network: Network) -> bytes:
             item.io_initial.type = binding.io_type.code
             item.io_initial.dims.extend(binding.largest)
     for number, work in enumerate(network.works):
-        message.works.add(**dataclasses.asdict(work))
+        entry = message.works.add(
+            reductions=work.reductions, reduction_bytes=work.reduction_bytes, io_bytes=work.io_bytes
+        )
+        for operation in work.operations:
+            entry.operations.add(**dataclasses.asdict(operation))
         if network.specialized:
             shapes = message.allowed_shapes.add()
             for binding in network.bindings:
@@ -197,13 +222,25 @@ def parse(data: bytes) -> Network:
         batch_size=max(message.batch_size, 1),
         num_cores=message.num_cores,
         num_devices=message.num_devices,
-        works=tuple(
-            Work(**{field.name: getattr(item, field.name) for field in dataclasses.fields(Work)})
-            for item in message.works
-        ),
+        works=tuple(_work(item) for item in message.works),
         dram_bytes=message.dram_bytes,
         constants_bytes=message.constants_bytes,
         round_states_to_fp16=message.round_states_to_fp16,
+        ols=message.ols,
+        mos=message.mos,
+        depth_first=message.depth_first,
+    )
+
+
+def _work(item: Any) -> Work:
+    return Work(
+        operations=tuple(
+            Operation(**{field.name: getattr(entry, field.name) for field in dataclasses.fields(Operation)})
+            for entry in item.operations
+        ),
+        reductions=item.reductions,
+        reduction_bytes=item.reduction_bytes,
+        io_bytes=item.io_bytes,
     )
 
 

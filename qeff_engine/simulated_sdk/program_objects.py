@@ -192,14 +192,16 @@ class Program:
 
     def predicted_s(self, *, specialization: int) -> float:
         """Predicted time of a call; the slowest device of a sliced program counts."""
-        return max(
-            cost_model.predict_s(
-                self.network.works[specialization],
-                kind=device.traits,
-                cores=self.network.num_cores,
-                num_devices=self.network.num_devices,
-            )
-            for device in self._devices
+        settings = cost_model.Settings(
+            cores=self.network.num_cores,
+            num_devices=self.network.num_devices,
+            ols=self.network.ols,
+            mos=self.network.mos,
+            depth_first=self.network.depth_first,
+        )
+        work = self.network.works[specialization]
+        return cost_model.host_s(work) + max(
+            cost_model.call_s(work, kind=device.traits, settings=settings) for device in self._devices
         )
 
     def _take(self) -> QStatus:

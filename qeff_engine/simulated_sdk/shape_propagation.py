@@ -61,6 +61,10 @@ class Propagation:
             return None
         return tuple(dim.dim_value for dim in tensor.shape.dim)
 
+    def element_type(self, name: str) -> int:
+        """ONNX's number of a value's element type; 0 when it is not known."""
+        return int(self._types[name].tensor_type.elem_type) if name in self._types else 0
+
     def _note_value(self, name: str, *, tensor: onnx.TensorProto) -> None:
         if np.prod(tensor.dims, dtype=np.int64) <= _LARGEST_VALUE:
             self._values[name] = numpy_helper.to_array(tensor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from math import prod
 
 import onnx
 import onnx.inliner
 
-from qeff_engine.simulated_sdk import graph_walk
+from qeff_engine.simulated_sdk import graph_walk, op_records
+from qeff_engine.simulated_sdk.operations import Operation
 from qeff_engine.simulated_sdk.refusal import model_refusal
 from qeff_engine.simulated_sdk.shape_propagation import BadNode, Dims, Propagation
 
@@ -21,18 +21,16 @@ class StaticShape:
     Attributes:
         inputs: dims by name, in graph order.
         outputs: dims by name, in graph order; None where inference does not reach.
-        flops: of matrix operations, an addition and a multiplication counted as two.
-        matrix_ops: how many there are.
+        operations: that the graph does, retained states apart.
     """
 
     inputs: dict[str, Dims]
     outputs: dict[str, Dims | None]
-    flops: int
-    matrix_ops: int
+    operations: tuple[Operation, ...]
 
 
-def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int]) -> StaticShape:
-    """Shapes and work of ``model`` with these sizes.
+def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int], forms: op_records.Forms) -> StaticShape:
+    """Shapes and work of ``model`` with these sizes and its weights in these forms.
 
     Raises:
         Refusal: an axis has no size, or operators do not fit each other's shapes.
@@ -49,13 +47,10 @@ def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int]) -> StaticS
     except BadNode as error:
         name, operator, reason = error.args
         raise model_refusal(f"[Operator-'{name}', {where(model)}] : {operator}: {reason}") from error
-    works = [_flops(node, known=known) for node in flat.graph.node]
-    matrix_works = [work for work in works if work is not None]
     return StaticShape(
         inputs=inputs,
         outputs={item.name: known.dims(item.name) or _declared(item) for item in fixed.graph.output},
-        flops=sum(matrix_works),
-        matrix_ops=len(matrix_works),
+        operations=op_records.read(flat, known=known, forms=forms),
     )
 
 
@@ -101,21 +96,3 @@ def _substitute(item: onnx.ValueInfoProto, *, symbols: Mapping[str, int]) -> lis
         else:
             missing.append(dim.dim_param or f"#{number}")
     return missing
-
-
-def _flops(node: onnx.NodeProto, *, known: Propagation) -> int | None:
-    """Operations of a matrix product or convolution; 0 where shapes are unknown, None for other operators."""
-    if not graph_walk.is_onnx(node, "MatMul", "Gemm", "Conv"):
-        return None
-    first, second, result = (known.dims(name) for name in (node.input[0], node.input[1], node.output[0]))
-    if node.op_type == "MatMul":
-        if first is None or (second is None and result is None):
-            return 0
-        columns = result[-1] if result else second[-1] if second else 0
-        return 2 * prod(result or (*first[:-1], columns)) * first[-1]
-    if result is None:
-        return 0
-    if node.op_type == "Gemm":
-        transposed = graph_walk.int_attribute(node, "transA", default=0)
-        return 2 * prod(result) * (first[0 if transposed else 1] if first else 0)
-    return 2 * prod(result) * prod(second[1:]) if second else 0

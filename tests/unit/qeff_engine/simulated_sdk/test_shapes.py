@@ -8,9 +8,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qeff_engine.simulated_sdk import shapes
+from qeff_engine.simulated_sdk import op_records, shapes
 from qeff_engine.simulated_sdk.refusal import Refusal
 from tests.unit.qeff_engine.simulated_sdk import graphs
+
+_FP16 = op_records.Forms(to_fp16=True, mxfp6=False)
+
+
+def _flops(shape):
+    return sum(item.count * item.flops for item in shape.operations)
 
 
 def _constant(name, values, dtype=np.int64):
@@ -36,11 +42,10 @@ def test_shapes_go_through_reshapes_to_computed_sizes():
         inputs={"x": (TensorProto.FLOAT, ["rows", 32])},
         outputs={"y": (TensorProto.FLOAT, ["a", "b", "c"])},
     )
-    found = shapes.specialize(model, symbols={"rows": 5})
+    found = shapes.specialize(model, symbols={"rows": 5}, forms=_FP16)
     assert found.inputs == {"x": (5, 32)}
     assert found.outputs == {"y": (5, 4, 4)}
-    assert found.flops == 2 * 5 * 4 * 4 * 8
-    assert found.matrix_ops == 1
+    assert [(item.kind, item.count, item.flops) for item in found.operations] == [("product", 1, 2 * 5 * 4 * 4 * 8)]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,10 @@ def test_integers_are_computed_as_onnx_runtime_computes_them(node, values):
         inputs={"x": (TensorProto.FLOAT, [1])},
         outputs={"y": (TensorProto.INT64, None), "z": (TensorProto.FLOAT, None)},
     )
-    assert shapes.specialize(model, symbols={}).outputs == {"y": (len(values),), "z": tuple(map(abs, values))}
+    assert shapes.specialize(model, symbols={}, forms=_FP16).outputs == {
+        "y": (len(values),),
+        "z": tuple(map(abs, values)),
+    }
     del model.graph.node[-2:], model.graph.output[1:]
     (computed,) = onnxruntime.InferenceSession(model.SerializeToString()).run(["y"], {"x": np.zeros(1, np.float32)})
     assert computed.tolist() == values
@@ -97,8 +105,8 @@ def test_work_inside_functions_counts_once_for_each_call():
         opsets={"f": 1},
         functions=[function],
     )
-    assert shapes.specialize(model, symbols={"rows": 3}).flops == 2 * (2 * 3 * 16 * 16)
-    assert shapes.specialize(model, symbols={"rows": 6}).flops == 2 * (2 * 6 * 16 * 16)
+    assert _flops(shapes.specialize(model, symbols={"rows": 3}, forms=_FP16)) == 2 * (2 * 3 * 16 * 16)
+    assert _flops(shapes.specialize(model, symbols={"rows": 6}, forms=_FP16)) == 2 * (2 * 6 * 16 * 16)
 
 
 def test_a_convolution_and_a_gemm_count_their_work():
@@ -113,7 +121,7 @@ def test_a_convolution_and_a_gemm_count_their_work():
         outputs={"y": (TensorProto.FLOAT, [1, 10])},
         weights={"kernel": np.zeros((8, 3, 3, 3), np.float32), "w": np.zeros((10, 128), np.float32)},
     )
-    assert shapes.specialize(model, symbols={}).flops == 2 * 8 * 16 * 27 + 2 * 128 * 10
+    assert _flops(shapes.specialize(model, symbols={}, forms=_FP16)) == 2 * 8 * 16 * 27 + 2 * 128 * 10
 
 
 def test_products_that_do_not_fit_are_refused_with_their_name():
@@ -124,7 +132,7 @@ def test_products_that_do_not_fit_are_refused_with_their_name():
         weights={"w": np.zeros((17, 4), np.float32)},
     )
     with pytest.raises(Refusal, match=r"\[Operator-'/lm_head/MatMul', opset_version-18, ir_version-10\] : MatMul: "):
-        shapes.specialize(model, symbols={"rows": 1})
+        shapes.specialize(model, symbols={"rows": 1}, forms=_FP16)
 
 
 def test_an_output_behind_a_loop_is_found_by_running(tmp_path, compile_in, runtime):
