@@ -37,6 +37,12 @@ class SweepModel:
         return self.source.source + (f"@{self.source.revision}" if self.source.revision else "")
 
 
+def with_code(request: Mapping[str, Any]) -> dict[str, str]:
+    """The models of a request (:meth:`Sweep.to_json`) whose own code runs: by name, what consent was given to."""
+    models = request.get("models", ())
+    return {model["name"]: model["trust_remote_code"] for model in models if model.get("trust_remote_code")}
+
+
 def quantize_label(quantize: spec.QuantizeSpec | None) -> str:
     """The sweep's word for a quantization, or for none."""
     return quantize.label if quantize else "none"

@@ -186,6 +186,15 @@ def _known_commit(source: str, *, branch: str) -> str:
     return commit if spec.COMMIT.fullmatch(commit) else ""
 
 
+def code_digest(directory: Path) -> str:
+    """The digest of a checkpoint directory's code, which consent to it names; see :func:`qeff_engine.code_files.read`.
+
+    Raises:
+        InvalidInput, Unsupported: it has none, or none that could run.
+    """
+    return code_files.read(directory).digest
+
+
 def fingerprint(root: Path, *, names: Iterable[str]) -> str:
     """Digest of names, sizes, modification times and both ends of each file: cheap, and another one for other files.
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import os
-import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from farm import needs
 from farm.axes import flag_values, number
+from farm.cli import _models
 from farm.errors import Usage
-from farm.sweep import Sweep, SweepModel
+from farm.sweep import Sweep
 from farm.sweep import axes as axes_of_a_sweep
 from qeff_engine import spec
 from qeff_engine.compiler_flags import asking
@@ -23,20 +20,12 @@ from qeff_engine.compiler_flags import asking
 _T = TypeVar("_T")
 # Flags of the compiler with an option of their own; the others go through --compiler-option.
 _OWN_OPTIONS = ("mos", "ols")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the axes of a sweep. Lists are comma lists; a repeated option adds to its list."""
     axes = parser.add_argument_group("axes of the sweep", "every combination is a point; lists as in --cores 8,14,16")
-    axes.add_argument(
-        "--model",
-        action="append",
-        required=True,
-        metavar="MODEL",
-        help="directory of a checkpoint, .gguf file, or hub id[@revision]; may be repeated",
-    )
-
+    _models.add_arguments(axes)
     for facts in axes_of_a_sweep().values():
         axes.add_argument(facts.option, action="extend", type=_list_of(facts.parse), metavar="LIST", help=facts.about)
     _add_flags(parser)
@@ -76,7 +65,7 @@ def make(options: argparse.Namespace) -> Sweep:
     """
     asked = {name: getattr(options, name) for name in axes_of_a_sweep()}
     return Sweep(
-        models=_models(options.model),
+        models=_models.read(options),
         generation_len=options.generation_len,
         prompts=_prompts(options.prompt, options.prompts_file),
         task=options.task,
@@ -179,28 +168,3 @@ def _json_string(line: str, *, where: str) -> str:
     if not isinstance(value, str):
         raise Usage(f"{where} is {line[:40]}, expected a JSON string.")
     return value
-
-
-def _models(sources: Sequence[str]) -> tuple[SweepModel, ...]:
-    names = _names(sources)
-    return tuple(_model(source, name=name) for source, name in zip(sources, names, strict=True))
-
-
-def _model(source: str, *, name: str) -> SweepModel:
-    """A model whose files were looked at as far as that is cheap: no weight is read, no hub is asked."""
-    from qeff_engine import checkpoint
-
-    place, _, revision = source.partition("@")
-    if os.path.exists(source):  # noqa: PTH110  a path may hold an @
-        place, revision = source, ""
-    resolve = checkpoint.resolve_spec(place, revision=revision or None)
-    if resolve.kind == "hub" and not _COMMIT.fullmatch(resolve.revision or ""):
-        # A branch moves: what it was at another time says nothing about now, so the hub is asked again.
-        resolve = dataclasses.replace(resolve, fingerprint=f"asked at {time.time():.6f}")
-    return SweepModel(name=name, source=resolve)
-
-
-def _names(sources: Sequence[str]) -> list[str]:
-    """A short name of each: the last part of a path, or the hub id; the whole source where that is not unique."""
-    short = [Path(source).name.removesuffix(".gguf") if os.path.exists(source) else source for source in sources]  # noqa: PTH110
-    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]

@@ -10,6 +10,7 @@ from farm import durations
 from farm.cli import _arrivals, _ids, _words
 from farm.cli._context import Context
 from farm.needs import in_words
+from qeff_engine import spec
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -62,12 +63,24 @@ def _job(connection: sa.Connection, number: int) -> dict[str, Any]:
     outcome = sweeps.outcomes(connection, [number], submission_id=job.submission_id)[0]
     return {
         "job": job,
+        "runs_code": _code_of(job, request=queries.submission(connection, job.submission_id).request),
         "figures": outcome.figures,
         "produced_by": outcome.producer_id,
         "inputs": {name: parent.id for name, parent in queries.inputs(connection, number).items()},
         "attempts": queries.attempt_list(connection, number),
         "events": queries.event_list(connection, job_id=number),
     }
+
+
+def _code_of(job: queries.Job, *, request: dict[str, Any]) -> str:
+    """What consent was given to, of code that the job runs or fetches; empty when there is none."""
+    from farm.sweep import with_code
+
+    if job.stage == spec.Stage.COMPILE:
+        return ""
+    names = [model["name"] for model in request.get("models", ())]
+    fitting = [name for name in names if f"{job.label} ".startswith(f"{job.stage} {name} ")]
+    return with_code(request).get(max(fitting, key=len), "") if fitting else ""
 
 
 def _to_json(found: Any) -> Any:
@@ -88,6 +101,8 @@ def _pairs(context: Context, pairs: dict[str, str]) -> None:
 
 
 def _print_submission(context: Context, found: dict[str, Any], *, expected: str) -> None:
+    from farm.sweep import with_code
+
     submission: queries.Submission = found["submission"]
     points: list[sweeps.Point] = found["points"]
     _pairs(
@@ -103,6 +118,7 @@ def _print_submission(context: Context, found: dict[str, Any], *, expected: str)
             "kind": submission.kind,
             "priority": str(submission.priority),
             "labels": ", ".join(f"{key}={value}" for key, value in submission.labels.items()),
+            "runs code": ", ".join(f"of {name}, {consent}" for name, consent in with_code(submission.request).items()),
             "deadline": _words.moment(submission.deadline_at),
             "created": _words.moment(submission.created_at),
             "expected": expected,
@@ -140,6 +156,7 @@ def _print_job(context: Context, found: dict[str, Any]) -> None:
             "wants": _wants(job),
             "predicted": _predicted(job),
             "limits": _limits(job),
+            "runs code": found["runs_code"],
             "inputs": ", ".join(f"{name} of j{parent}" for name, parent in found["inputs"].items()),
             "artifact": job.artifact or "",
             "made by": f"j{producer}" if producer not in (None, job.id) else "",

@@ -59,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> int:
     """Check, plan, submit, and wait when asked to."""
 
+    from farm.sweep import with_code
+
     sweep = _sweep.make(options)
     anew = _anew(options)
     planned, predicted, working = _plan(context, sweep, anew=anew)
@@ -66,12 +68,15 @@ def run(options: argparse.Namespace, context: Context) -> int:
         "submission": None,
         "points": len(planned.points),
         "jobs": predicted.table(planned),
+        "runs_code": with_code(sweep.to_json()),
         "left_out": [dataclasses.asdict(item) for item in planned.left_out],
     }
     submission_id = None if options.dry_run else _submit(options, context, sweep, planned, anew=anew)
     document["submission"] = submission_id
     if not options.json:
         _print_plan(context, planned, predicted, submission_id=submission_id)
+        for name, consent in document["runs_code"].items():
+            context.out.text(f"The stages of {name} run code that comes with it: {consent}")
     if options.json and (submission_id is None or not options.wait):
         context.out.json(document)
     if submission_id is None:

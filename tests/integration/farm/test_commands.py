@@ -42,6 +42,19 @@ def document(outcome: tuple[int, str, str]) -> Any:
     return json.loads(outcome[1])
 
 
+def test_the_plan_and_what_was_submitted_say_that_code_of_the_model_runs(farm: Run) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    words = ("submit", "--model", "org/name", "--trust-remote-code", commit)
+    assert document(farm(*words, "--dry-run", "--json"))["runs_code"] == {"org/name": commit}
+    code, out, _ = farm(*words)
+    assert code == 0
+    assert f"The stages of org/name run code that comes with it: {commit}" in out
+    assert f"runs code   of org/name, {commit}" in farm("show", "s1")[1]
+    jobs = {job["stage"]: job["id"] for job in document(farm("list", "s1", "--json"))["rows"]}
+    told = {stage: commit in farm("show", f"j{job}")[1].partition("artifact")[0] for stage, job in jobs.items()}
+    assert told == {"resolve": True, "export": True, "compile": False, "run": True}
+
+
 def test_submit_prints_the_plan_and_returns(farm: Run, model: Path, driver: farm_driver.Driver) -> None:
     code, out, err = farm("submit", "--model", model, "--cores", "8,14,16")
     assert code == 0
