@@ -38,7 +38,7 @@ class Context:
         if qid not in self.devices:
             runtime_log.error("[QRuntime][getDevice:#88]", message=f"Invalid device:{qid}")
             raise RuntimeError(f"Invalid device:{qid}")
-        return self.devices[qid]
+        return self.devices[qid].device
 
     def setLogLevel(self, level: int) -> QStatus:
         """Print messages from this weight on."""
@@ -107,9 +107,12 @@ class Util:
 
     def getResourceInfo(self, qid: int) -> tuple[QStatus, ResourceInfo]:
         """What is free on a device."""
-        device = sdk_root.visible_devices().get(qid)
-        if device is None:
+        found = sdk_root.visible_devices().get(qid)
+        if found is None:
             return QStatus.QS_NODEV, ResourceInfo()
+        if found.ill is not None:
+            return QStatus.QS_DEV_ERROR, ResourceInfo()
+        device = found.device
         try:
             taken = occupancy.usage(sdk_root.root(), device=device).taken
         except OSError:
@@ -129,5 +132,8 @@ class Util:
         status, _ = self.getResourceInfo(qid)
         if status != QStatus.QS_SUCCESS:
             return status, PerformanceInfo()
-        kind = sdk_root.visible_devices()[qid].traits
-        return status, PerformanceInfo(nspFrequencyHz=round(kind.clock_ghz * 1e9), peakCompute=kind.fp16_tflops * 1e12)
+        found = sdk_root.visible_devices()[qid]
+        kind, clock = found.device.traits, found.hot.parameters["clock"] if found.hot is not None else 1.0
+        return status, PerformanceInfo(
+            nspFrequencyHz=round(kind.clock_ghz * clock * 1e9), peakCompute=kind.fp16_tflops * 1e12
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from qeff_engine.simulated_sdk import runtime_log
+from qeff_engine.simulated_sdk import runtime_log, wrong_numbers
 from qeff_engine.simulated_sdk.buffers import BufferDimensionsVecRef, QBuffer
 from qeff_engine.simulated_sdk.device_objects import Context
 from qeff_engine.simulated_sdk.io_types import MXINT8
@@ -147,16 +147,21 @@ class ExecObj:
                 return QStatus.QS_BADFD, "The program is not active"
             if self._program.lost:
                 return QStatus.QS_DEV_ERROR, "NSP response error: the device was reset"
+            disturbance = self._program.disturbance()
+            if disturbance.failed is not None:
+                return disturbance.failed.status, disturbance.failed.reason
             try:
                 arrays = self._program.execution.run(passed, specialization=number, wanted=wanted)
             except ExecutionFailed as error:
                 return QStatus.QS_DEV_ERROR, f"NSP response error: {error}"
+            if disturbance.wrong is not None:
+                arrays = wrong_numbers.spoiled(arrays, fault=disturbance.wrong)
             results = list(call.buffers)
             for index, binding in enumerate(network.outputs, start=num_inputs):
                 if binding.graph_name in arrays:
                     results[index] = QBuffer(binding.io_type.to_bytes(arrays[binding.graph_name]))
             self._results = results
-            runtime_log.advance(self._program.predicted_s(specialization=number))
+            runtime_log.advance(self._program.predicted_s(specialization=number) * disturbance.factor)
         return QStatus.QS_SUCCESS, ""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qeff_engine.simulated_sdk import (
     cost_model,
     descriptor,
+    device_faults,
     network_description,
     occupancy,
     qpc_container,
@@ -177,8 +178,7 @@ class Program:
     def deactivate(self) -> QStatus:
         """Give everything back; retained states are lost."""
         with self.lock:
-            self.execution = None
-            _release(self._holdings)
+            self.lose()
         return QStatus.QS_SUCCESS
 
     def createSlicingSpecHandle(self, specification: str) -> tuple[QStatus, None]:
@@ -189,6 +189,18 @@ class Program:
     def lost(self) -> bool:
         """Whether a device was reset since the activation: nothing is held any more, and states are gone."""
         return any(holding.lost for holding in self._holdings)
+
+    def lose(self) -> None:
+        """Be active no more, as after a restart of the cores. The caller holds :attr:`lock`."""
+        self.execution = None
+        _release(self._holdings)
+
+    def disturbance(self) -> device_faults.Disturbance:
+        """What faults that were asked for do to the next call. The caller holds :attr:`lock`."""
+        found = device_faults.of_call(sdk_root.root(), self._devices, model=self.network.name)
+        if found.restarts:
+            self.lose()
+        return found
 
     def predicted_s(self, *, specialization: int) -> float:
         """Predicted time of a call; the slowest device of a sliced program counts."""
@@ -209,6 +221,9 @@ class Program:
             return self._fail(self._devices[0], reason="Version mismatch", status=QStatus.QS_DEV_ERROR)
         share_mb = -(-self.network.dram_bytes // (self.network.num_devices * _MB))
         amounts = occupancy.Amounts(cores=self.network.num_cores, dram_mb=share_mb, channels=1)
+        failed = device_faults.activation_failure(sdk_root.root(), self._devices, model=self.network.name)
+        if failed is not None:
+            return self._fail(failed.device, reason=failed.reason, status=failed.status)
         for device in sorted(self._devices, key=lambda item: item.qid):
             try:
                 self._holdings.append(occupancy.take(sdk_root.root(), device=device, amounts=amounts))

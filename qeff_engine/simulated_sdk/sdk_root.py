@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qeff_engine.simulated_sdk import devices as device_list
+from qeff_engine.simulated_sdk import device_faults
+from qeff_engine.simulated_sdk.device_faults import Found
+from qeff_engine.simulated_sdk.fault_kinds import RUNTIME
 
 _root: Path | None = None
 
@@ -26,6 +28,6 @@ def root() -> Path:
     return _root
 
 
-def visible_devices() -> dict[int, device_list.Device]:
-    """The devices that ``QAIC_VISIBLE_DEVICES`` leaves, by QID."""
-    return {device.qid: device for device in device_list.visible(device_list.load(root()))}
+def visible_devices() -> dict[int, Found]:
+    """The devices that are there and that ``QAIC_VISIBLE_DEVICES`` leaves, by QID."""
+    return {found.device.qid: found for found in device_faults.present(root(), tool=RUNTIME)}

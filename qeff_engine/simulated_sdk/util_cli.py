@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qeff_engine.simulated_sdk import command_options, occupancy, util_table, version_cli
+from qeff_engine.simulated_sdk import command_options, device_faults, occupancy, util_table, version_cli
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk.command_options import BadUsage, Option
+from qeff_engine.simulated_sdk.device_faults import Found
+from qeff_engine.simulated_sdk.fault_kinds import UTIL
 
 _FAILED = 255  # the tool returns -1, also after its help
 
@@ -94,22 +96,22 @@ def main(arguments: list[str], *, root: Path) -> int:
         print(_USAGE, end="")
         return _FAILED
     try:
-        devices = device_list.visible(device_list.load(root))
-    except device_list.BadDevices as error:
+        present = device_faults.present(root, tool=UTIL)
+    except (device_list.BadDevices, OSError) as error:
         print(error, file=sys.stderr)
         return _FAILED
-    unknown = [qid for qid in asked.qids if qid not in {str(device.qid) for device in devices}]
+    unknown = [qid for qid in asked.qids if qid not in {str(found.device.qid) for found in present}]
     if unknown:
         print(f"Device {unknown[0]} invalid", file=sys.stderr)
         return _FAILED
     version = version_cli.version_of(root, package="platform")
 
     def chosen() -> list[tuple[device_list.Device, dict[str, Any]]]:
-        listed = [device for device in devices if not asked.qids or str(device.qid) in asked.qids]
-        pairs = [(device, _record(root, device=device, version=version)) for device in listed]
+        listed = [found for found in present if not asked.qids or str(found.device.qid) in asked.qids]
+        pairs = [(found.device, _record(root, found=found, version=version)) for found in listed]
         return [pair for pair in pairs if not asked.field or str(pair[1].get(asked.field)) == asked.value]
 
-    return _act(asked, root=root, devices=devices, chosen=chosen)
+    return _act(asked, root=root, devices=[found.device for found in present], chosen=chosen)
 
 
 def _act(
@@ -178,13 +180,14 @@ def _write_json(path: Path, *, records: list[dict[str, Any]]) -> int:
     return 0
 
 
-def _record(root: Path, *, device: device_list.Device, version: str) -> dict[str, Any]:
+def _record(root: Path, *, found: Found, version: str) -> dict[str, Any]:
     """Field names and values of a device in the tool's order; the block ends early when it is not ready."""
+    device = found.device
     try:
-        used = occupancy.usage(root, device=device)
-        status = "Ready"
+        used = occupancy.usage(root, device=device) if found.ill is None else None
     except OSError:
-        used, status = None, "Error"  # as for a real device that this user may not open
+        used = None  # as for a real device that this user may not open
+    status = "Ready" if used is not None else "Error"
     record: dict[str, Any] = {
         "QID": device.qid,
         "Status": status,
@@ -198,7 +201,11 @@ def _record(root: Path, *, device: device_list.Device, version: str) -> dict[str
     }
     if used is None:
         return record
-    return record | _images(device, version=version) | _resources(device, used=used) | _closing(device, used=used)
+    record |= _images(device, version=version) | _resources(device, used=used) | _closing(device, used=used)
+    if found.hot is not None:
+        record["NSP Frequency(Mhz)"] = f"{device.traits.clock_ghz * 1000 * found.hot.parameters['clock']:.2f}"
+        record["SoC temperature(degree C)"] = f"{found.hot.parameters['celsius']:.2f}"
+    return record
 
 
 def _images(device: device_list.Device, *, version: str) -> dict[str, Any]:
