@@ -103,9 +103,9 @@ class _Rewriting:
         else:
             axis = graph_walk.int_attribute(self._node, "axis", default=0)
             sizes = self._add("Gather", shape, self._constant("which", [axis]))
-        at_least_0 = self._add("GreaterOrEqual", wide, self._constant("low", [0]))
+        negative = self._add("Less", wide, self._constant("low", [0]))
         below = self._add("Less", wide, sizes)
-        return wide, self._add("And", at_least_0, below), sizes
+        return wide, self._add("And", self._add("Not", negative), below), sizes
 
     def _positions(self, indices: str) -> str:
         """0, 1, ... along the last axis of an ND index."""
@@ -115,8 +115,9 @@ class _Rewriting:
     def _all(self, mask: str) -> str:
         """Whether a whole index tuple is in range, for each of its numbers."""
         numbers = self._add("Cast", mask, to=TensorProto.INT32)
-        lowest = self._add("ReduceMin", numbers, self._constant("innermost", [-1]), keepdims=1)
-        return self._add("Cast", lowest, to=TensorProto.BOOL)
+        # Reductions take their axes as attributes or as inputs, depending on the opset; these two do not.
+        where = self._add("ArgMin", numbers, axis=-1, keepdims=1)
+        return self._add("Cast", self._add("GatherElements", numbers, where, axis=-1), to=TensorProto.BOOL)
 
     def _finish(self, *, data: str, indices: str) -> None:
         self._node.input[0], self._node.input[1] = data, indices
