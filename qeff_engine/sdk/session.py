@@ -165,7 +165,7 @@ class Session:
         for name, array in feeds.items():
             binding = self.inputs[name] if name in self.inputs else self.retained[name]
             data = np.ascontiguousarray(array, dtype=_dtype_of(binding))
-            buffers[binding.index] = rt.QBuffer(data.tobytes())
+            buffers[binding.index] = rt.QBuffer(data)
             shapes[binding.index] = (data.itemsize, data.shape)
         for name in outputs:
             binding = self.outputs[name]

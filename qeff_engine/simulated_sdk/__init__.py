@@ -6,7 +6,8 @@ predicts its time. In reading order:
 * ``install`` makes the directory; ``devices`` says what is in it, ``occupancy`` what of it is taken.
 * ``compiler_cli``, ``options``, ``side_files``, ``refusal``: the command line and its refusals. ``compiler``: its
   steps, in ``onnx_reading``, ``quantized_products``, ``static_values``, ``graph_checks``, ``shapes``, ``bindings``,
-  ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``, ``qpc_container``.
+  ``node_precision``, ``half_precision``, ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``,
+  ``qpc_container``.
 * ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``cost_model``
   predicts, ``mx_formats`` rounds.
 * ``runner_cli`` runs a program and measures its pace: ``runner_options``, ``runner_inputs``, ``pacing``,
@@ -15,8 +16,9 @@ predicts its time. In reading order:
 * ``util_cli``, ``version_cli``, ``qpc_cli``: the other tools; ``command_options`` reads their command lines.
 
 What differs from a card: weights are stored as the card stores them (fp16, MXFP6) and retained states too (fp16,
-MXINT8), but arithmetic is fp32 where the card computes in fp16. Calls run one after another, so the simulated clock
-adds up also what several activations would do at once. All of a program's memory is taken at activation, none at load.
-A program sliced over several devices computes as one and only its predicted time differs. Not simulated: quantization
-profiles, pipelines over devices, other targets than AI 100, profiling output, failures of devices.
+MXINT8), and every operator's result is rounded to fp16, but inside an operator arithmetic is fp32, in another order
+than a card's. Calls run one after another, so the simulated clock adds up also what several activations would do at
+once. All of a program's memory is taken at activation, none at load. A program sliced over several devices computes as
+one and only its predicted time differs. Not simulated: quantization profiles, pipelines over devices, other targets
+than AI 100, profiling output, failures of devices.
 """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto
 
-from qeff_engine.simulated_sdk.io_types import BY_ONNX, BY_PRECISION, FLOATING_ONNX, MXINT8, IoType
+from qeff_engine.simulated_sdk.io_types import BY_ONNX, BY_PRECISION, FLOAT, FLOAT16, FLOATING_ONNX, MXINT8, IoType
 from qeff_engine.simulated_sdk.network_description import Binding
 from qeff_engine.simulated_sdk.refusal import input_refusal, model_refusal
 from qeff_engine.simulated_sdk.shapes import StaticShape, graph_inputs
@@ -49,7 +49,7 @@ def make(
             name=_shown(name),
             graph_name=name,
             io_type=io_type,
-            graph_type=BY_ONNX[types[name]],
+            graph_type=FLOAT if types[name] == FLOAT16.onnx else BY_ONNX[types[name]],
             shapes=tuple(all_dims),
             state_of=state_of,
         )

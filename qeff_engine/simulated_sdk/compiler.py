@@ -13,9 +13,12 @@ from qeff_engine.simulated_sdk import (
     bindings,
     constants,
     graph_checks,
+    graph_walk,
+    half_precision,
     lowering,
     metrics,
     network_description,
+    node_precision,
     onnx_reading,
     op_records,
     operations,
@@ -73,9 +76,18 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
     graph_checks.check(model, static=static)
     static_shapes = [_shape(model, symbols=symbols, options=options) for symbols in specializations]
     inputs, outputs = bindings.make(model, shapes=static_shapes, custom_io=custom_io, retained=options.retained_state)
+    states = {binding.graph_name for binding in inputs + outputs if binding.state_of}
+    exact = half_precision.convert(
+        model,
+        to_fp16=options.convert_to_fp16,
+        weights=weights,
+        static=static,
+        states=states,
+        kept=_kept_fp32(model, options=options),
+    )
     sentinels.apply(model, static=static)
     lowered = lowering.Lowering(
-        model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul
+        model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul, exact=exact
     ).lower()
     network = Network(
         name=options.model.stem,
@@ -99,6 +111,16 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
         round_states_to_fp16=options.convert_to_fp16,
     )
     return lowered, network
+
+
+def _kept_fp32(model: onnx.ModelProto, *, options: Options) -> half_precision.Kept:
+    """The nodes that the options keep in fp32; names that no node has are reported, since exports differ in names."""
+    listed = node_precision.read_fp32_names(options.node_precision) if options.node_precision else frozenset()
+    names = listed | set(options.original_precision)
+    nodes = [node for part in (model.graph, *model.functions) for node in graph_walk.all_nodes(part.node)]
+    for name in sorted(listed - {name for node in nodes for name in (node.name, *node.output)}):
+        print(f"[WARNING] Node precision info: the model has no node '{name}'.", flush=True)
+    return half_precision.Kept(names=names, operators=frozenset(options.original_precision))
 
 
 def _make_directory(path: Path) -> None:

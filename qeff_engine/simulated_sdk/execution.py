@@ -18,11 +18,12 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from qeff_engine.simulated_sdk import constants, lowering, mx_formats, qpc_container
+from qeff_engine.simulated_sdk import constants, fp16_graphs, lowering, mx_formats, qpc_container
 from qeff_engine.simulated_sdk.io_types import BFLOAT16, FLOAT16, MXINT8
 from qeff_engine.simulated_sdk.network_description import Binding, Network
 
 THREADS_VARIABLE = "QAIC_SIM_THREADS"
+ACTIVATIONS_VARIABLE = "QAIC_SIM_ACTIVATIONS"
 _DEFAULT_THREADS = 2
 
 Array = npt.NDArray[Any]
@@ -60,6 +61,18 @@ def num_threads(environ: Mapping[str, str] | None = None) -> int:
     return int(text)
 
 
+def rounds_activations(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether fp16 operators are rounded: ``QAIC_SIM_ACTIVATIONS`` is not ``fp32``, which shows what rounding does.
+
+    Raises:
+        ExecutionFailed: the variable is neither ``fp16`` nor ``fp32``.
+    """
+    text = (os.environ if environ is None else environ).get(ACTIVATIONS_VARIABLE) or "fp16"
+    if text not in ("fp16", "fp32"):
+        raise ExecutionFailed(f"{ACTIVATIONS_VARIABLE} is '{text}', expected fp16 or fp32.")
+    return text == "fp16"
+
+
 class Execution:
     """An activated program: a session and what the device keeps between calls."""
 
@@ -74,6 +87,7 @@ class Execution:
             ExecutionFailed: ONNX Runtime refuses the graph.
         """
         self._network = network
+        self._graph_rounds = rounds_activations()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = num_threads()
         settings.inter_op_num_threads = 1
@@ -116,37 +130,37 @@ class Execution:
         targets: dict[str, Array] = {}
         bound = [item for item in self._network.outputs if item.state_of or item.graph_name in wanted]
         for binding in bound:
-            if binding.state_of:
-                target = self._spare_for(binding, dims=binding.shapes[specialization])
-                targets[binding.graph_name] = target
-                io.bind_ortvalue_output(binding.graph_name, onnxruntime.OrtValue.ortvalue_from_numpy(target))
-            else:
-                io.bind_output(binding.graph_name)
+            target = self._target(binding, dims=binding.shapes[specialization])
+            targets[binding.graph_name] = target
+            io.bind_ortvalue_output(binding.graph_name, onnxruntime.OrtValue.ortvalue_from_numpy(target))
         try:
             self._session.run_with_iobinding(io)
         except _ORT_ERRORS as error:
             raise ExecutionFailed(" ".join(str(error).split())) from error
         self._advance(targets)
+        # A later call writes where a state is now.
         return {
-            item.graph_name: targets[item.graph_name] if item.state_of else value.numpy()
-            for item, value in zip(bound, io.get_outputs(), strict=True)
+            item.graph_name: targets[item.graph_name].copy() if item.state_of else targets[item.graph_name]
+            for item in bound
             if item.graph_name in wanted
         }
 
     def _input(self, binding: Binding, *, passed: Mapping[str, Array], dims: tuple[int, ...]) -> Array:
-        """What the graph reads at an input, which stays on the device for later calls."""
+        """What the graph reads at an input: the client's own memory, or a state, which is the device's."""
+        dtype = binding.graph_type.dtype
+        if not binding.state_of:
+            return passed[binding.graph_name].astype(dtype, copy=False)
         if binding.graph_name in passed:
-            array = passed[binding.graph_name].astype(binding.graph_type.dtype, copy=False)
-            if binding.state_of and array.dtype == np.float32:
-                array = self._as_kept(array, binding=binding)
-            self._resident[binding.graph_name] = array
+            array = passed[binding.graph_name].astype(dtype)
+            self._resident[binding.graph_name] = self._as_kept(array, binding=binding)
         kept = self._resident.get(binding.graph_name)
         if kept is None or kept.shape != dims:
-            kept = np.zeros(dims, binding.graph_type.dtype)
+            kept = np.zeros(dims, dtype)
             self._resident[binding.graph_name] = kept
         return kept
 
-    def _spare_for(self, binding: Binding, *, dims: tuple[int, ...]) -> Array:
+    def _target(self, binding: Binding, *, dims: tuple[int, ...]) -> Array:
+        """Where the graph writes an output: new memory, or of a state what held its value before the present one."""
         spare = self._spare.pop(binding.state_of, None)
         if spare is None or spare.shape != dims:
             return np.empty(dims, binding.graph_type.dtype)
@@ -156,11 +170,18 @@ class Execution:
         """Make the new states the resident ones, rounded where they have changed."""
         for name, output in self._states.items():
             new, old = targets[output.graph_name], self._resident[name]
-            if new.dtype == np.float32:
+            if new.dtype == np.float32 and self._is_rounded_after(output):
                 self._round_changes(new, old=old, binding=output)
             self._resident[name] = new
-            if old.flags.writeable:
-                self._spare[name] = old
+            self._spare[name] = old
+
+    def _is_rounded_after(self, binding: Binding) -> bool:
+        """Whether the card keeps a state in another precision than that in which the graph gives it."""
+        if binding.io_type in (MXINT8, BFLOAT16):
+            return True
+        if self._network.round_states_to_fp16:
+            return not self._graph_rounds
+        return binding.io_type is FLOAT16
 
     def _round_changes(self, new: Array, *, old: Array, binding: Binding) -> None:
         if new.shape != old.shape or new.ndim == 0:
@@ -172,10 +193,12 @@ class Execution:
 
     def _as_kept(self, values: Array, *, binding: Binding) -> Array:
         """A state's values in the precision in which the card keeps them."""
+        if values.dtype != np.float32:
+            return values
         if binding.io_type is MXINT8:
             return mx_formats.round_int8(values)
         if binding.io_type is BFLOAT16:
-            return BFLOAT16.to_array(BFLOAT16.to_bytes(values), dims=values.shape)
+            return BFLOAT16.to_array(BFLOAT16.to_client(values), dims=values.shape)
         if binding.io_type is FLOAT16 or self._network.round_states_to_fp16:
             return constants.rounded_to_fp16(values)
         return values
@@ -186,6 +209,8 @@ def _graph_of(container: Path) -> tuple[bytes, dict[str, Array]]:
     segments = qpc_container.read_segments(container)
     graph = qpc_container.read_segment(container, segment=segments[qpc_container.NETWORK])
     model = onnx.load_model_from_string(graph)
+    if not rounds_activations():
+        fp16_graphs.without_rounding(model)
     start = segments[qpc_container.CONSTANTS].start
     unpacked: dict[str, Array] = {}
     for tensor in model.graph.initializer:

@@ -159,7 +159,7 @@ class ExecObj:
             results = list(call.buffers)
             for index, binding in enumerate(network.outputs, start=num_inputs):
                 if binding.graph_name in arrays:
-                    results[index] = QBuffer(binding.io_type.to_bytes(arrays[binding.graph_name]))
+                    results[index] = QBuffer(binding.io_type.to_client(arrays[binding.graph_name]))
             self._results = results
             runtime_log.advance(self._program.predicted_s(specialization=number) * disturbance.factor)
         return QStatus.QS_SUCCESS, ""

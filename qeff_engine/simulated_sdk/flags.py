@@ -141,8 +141,9 @@ _HERE: Mapping[str, Form] = {
     "aic-pmu-events": Form(takes="names", most=8),
     "enable-debug": _BARE,
     "v": _BARE,
-    # Arithmetic is fp32 here, so nodes that shall stay fp32 need nothing.
     "node-precision-info": _TEXT,
+    "keep-original-precision-for-nodes": Form(takes="names"),
+    # Of a quantized graph; here all others are fp16, too.
     "execute-nodes-in-fp16": Form(takes="names"),
 }
 # Their effect on the numbers or on the binary is not simulated.
@@ -151,7 +152,6 @@ _ELSEWHERE: Mapping[str, Form] = {
     "dump-profile": _TEXT,
     "load-profile": _TEXT,
     "external-quantization": _TEXT,
-    "keep-original-precision-for-nodes": Form(takes="names"),
     "quantization-schema-activations": _SCHEMA,
     "quantization-schema-constants": _SCHEMA,
     "quantization-calibration": Form(takes="word", words=_CALIBRATIONS),

@@ -35,21 +35,21 @@ class IoType:
             return prod(dims[:-1]) * (-(-dims[-1] // BLOCK) * (BLOCK + 1))
         return prod(dims) * self.item_bytes
 
-    def to_array(self, data: bytes | memoryview, *, dims: Sequence[int]) -> npt.NDArray[Any]:
+    def to_array(self, data: bytes | memoryview | npt.NDArray[Any], *, dims: Sequence[int]) -> npt.NDArray[Any]:
         """A client's bytes as an array; bf16 becomes fp32, which numpy has."""
         if self.code == BFLOAT16.code:
             widened = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
             return widened.view(np.float32).reshape(dims)
         return np.frombuffer(data, self.dtype).reshape(dims)
 
-    def to_bytes(self, array: npt.NDArray[Any]) -> bytes:
-        """An array of the graph as the bytes that a client gets."""
+    def to_client(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An array of the graph as a client gets it, which is the array itself when types agree."""
         if self.code == BFLOAT16.code:
             bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
             rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-            return rounded.astype(np.uint16).tobytes()
+            return rounded.astype(np.uint16)
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(array, dtype=self.dtype).tobytes()
+            return np.ascontiguousarray(array, dtype=self.dtype)
 
 
 FLOAT = IoType(code=0, onnx=1, dtype=np.float32, item_bytes=4)

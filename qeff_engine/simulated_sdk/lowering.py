@@ -1,19 +1,18 @@
 """Turns a model into the program's graph and the list of its constants.
 
 Every floating weight becomes a stored fp16 tensor and a ``Cast`` to fp32, in which the graph computes; a weight of
-matrix products only is stored as packed MXFP6 if asked. What is small or not floating stays as it is.
+matrix products only is stored as packed MXFP6 if asked. What is small, not floating or read in fp32 stays as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qeff_engine.simulated_sdk import constants, graph_walk, matmul_weights
+from qeff_engine.simulated_sdk import constants, fp16_graphs, graph_walk, matmul_weights
 from qeff_engine.simulated_sdk.constants import Constant
 from qeff_engine.simulated_sdk.io_types import FLOATING_ONNX
 from qeff_engine.simulated_sdk.onnx_reading import Weight
@@ -22,7 +21,6 @@ from qeff_engine.simulated_sdk.onnx_reading import Weight
 # along an axis.
 LOCATION = "constants.bin"
 PACKED_LOCATION = "constants.bin/mxfp6/{axis}"
-_SMALL_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,15 @@ class Lowered:
 class Lowering:
     """One model on its way to a program."""
 
-    def __init__(self, model: onnx.ModelProto, *, weights: dict[str, Weight], to_fp16: bool, mxfp6: bool) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        *,
+        weights: dict[str, Weight],
+        to_fp16: bool,
+        mxfp6: bool,
+        exact: Collection[str] = (),
+    ) -> None:
         """Take ``model`` over; it is changed in place.
 
         Args:
@@ -49,11 +55,13 @@ class Lowering:
             weights: those initializers.
             to_fp16: store floating weights as fp16.
             mxfp6: store weights of matrix products as MXFP6.
+            exact: weights that are stored as they are.
         """
         self._model = model
         self._weights = weights
         self._to_fp16 = to_fp16
         self._mxfp6 = mxfp6
+        self._exact = frozenset(exact)
         self._constants: list[Constant] = []
         self._head: list[onnx.NodeProto] = []
         self._kept: list[onnx.TensorProto] = []
@@ -88,7 +96,9 @@ class Lowering:
         for node in graph.node:
             source = self._weights.get(node.input[0]) if graph_walk.is_onnx(node, "Cast") else None
             to_float = graph_walk.int_attribute(node, "to", default=0) == TensorProto.FLOAT
-            stored = source is not None and source.onnx_type in FLOATING_ONNX and source.num_bytes > _SMALL_BYTES
+            stored = (
+                source is not None and source.onnx_type in FLOATING_ONNX and source.num_bytes > fp16_graphs.SMALL_BYTES
+            )
             if source is not None and stored and to_float and self._to_fp16 and node.output[0] not in kept_names:
                 widened[node.output[0]] = source.name
             else:
@@ -107,10 +117,11 @@ class Lowering:
     def _place(self, tensor: onnx.TensorProto) -> None:
         """Store an initializer in the form or forms that its uses want."""
         weight = self._weights[tensor.name]
-        if weight.num_bytes <= _SMALL_BYTES:
+        if weight.num_bytes <= fp16_graphs.SMALL_BYTES:
             self._keep_small(tensor, weight=weight)
             return
-        if weight.onnx_type not in FLOATING_ONNX or not self._to_fp16:
+        as_fp16 = self._to_fp16 or weight.onnx_type == TensorProto.FLOAT16
+        if weight.onnx_type not in FLOATING_ONNX or not as_fp16 or weight.name in self._exact:
             self._store(tensor.name, weight=weight, onnx_type=weight.onnx_type, mx_axis=None)
             return
         plain: list[matmul_weights.Use] = []
@@ -135,12 +146,13 @@ class Lowering:
     def _as_float(
         self, weight: Weight, *, uses: Sequence[matmul_weights.Use], mx_axis: int | None, keep_name: bool = False
     ) -> None:
-        """Store a floating weight as fp16 and give each use the type that it had."""
+        """Store a floating weight as fp16 and give each use the type that it had, or fp32 if that was fp16."""
         suffix = "fp16" if mx_axis is None else f"mxfp6_{mx_axis}"
         stored = f"{weight.name}.{suffix}"
         # Packed weights are unpacked to fp32 when the program is activated.
         kind = TensorProto.FLOAT16 if mx_axis is None else TensorProto.FLOAT
         self._store(stored, weight=weight, onnx_type=kind, mx_axis=mx_axis)
+        in_graph = TensorProto.FLOAT if weight.onnx_type == TensorProto.FLOAT16 else weight.onnx_type
         made: set[int] = set()
 
         def typed(onnx_type: int) -> str:
@@ -151,10 +163,10 @@ class Lowering:
             return name
 
         for node_number, number in uses:
-            wanted = TensorProto.FLOAT if (node_number, number) in self._widened else weight.onnx_type
+            wanted = TensorProto.FLOAT if (node_number, number) in self._widened else in_graph
             self._model.graph.node[node_number].input[number] = typed(wanted)
         if keep_name:
-            self._head.append(helper.make_node("Cast", [stored], [weight.name], to=weight.onnx_type))
+            self._head.append(helper.make_node("Cast", [stored], [weight.name], to=in_graph))
 
     def _store(self, name: str, *, weight: Weight, onnx_type: int, mx_axis: int | None) -> None:
         constant = Constant(
@@ -169,8 +181,6 @@ class Lowering:
         self._kept.append(tensor)
 
     def _keep_small(self, tensor: onnx.TensorProto, *, weight: Weight) -> None:
-        """Leave a small initializer inside the graph, rounded if it is floating."""
+        """Leave a small initializer inside the graph."""
         raw = bytes(weight.raw(start=0, stop=weight.num_bytes))
-        if weight.onnx_type == TensorProto.FLOAT and self._to_fp16:
-            raw = constants.rounded_to_fp16(np.frombuffer(raw, "<f4")).tobytes()
         self._kept.append(TensorProto(name=tensor.name, data_type=weight.onnx_type, dims=weight.dims, raw_data=raw))

@@ -56,6 +56,8 @@ class Options:
     specializations: Path | None = None
     custom_io: Path | None = None
     partition: Path | None = None
+    node_precision: Path | None = None
+    original_precision: tuple[str, ...] = ()
     symbols: Mapping[str, int] = dataclasses.field(default_factory=dict)
     defined: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -90,6 +92,8 @@ def parse(arguments: list[str]) -> Options:
         specializations=_path(given, flag="network-specialization-config"),
         custom_io=_path(given, flag="custom-IO-list-file"),
         partition=_path(given, flag="mdp-load-partition-config"),
+        node_precision=_path(given, flag="node-precision-info"),
+        original_precision=tuple(filter(None, given.get("keep-original-precision-for-nodes", "").split(","))),
         symbols=symbols,
         defined=given,
     )

@@ -175,11 +175,11 @@ def _values(binding: Binding, *, dims: tuple[int, ...], generator: np.random.Gen
     if not bounded:
         return generator.bytes(kind.num_bytes(dims))
     if kind.dtype is None:
-        return kind.to_bytes(generator.random(dims, np.float32))
+        return kind.to_client(generator.random(dims, np.float32)).tobytes()
     dtype = np.dtype(kind.dtype)
     if dtype.kind == "f":
-        return kind.to_bytes(generator.random(dims, np.float32))
-    return kind.to_bytes(generator.integers(0, 2 if dtype.kind == "b" else _BOUND, dims))
+        return kind.to_client(generator.random(dims, np.float32)).tobytes()
+    return kind.to_client(generator.integers(0, 2 if dtype.kind == "b" else _BOUND, dims)).tobytes()
 
 
 def write(outputs: Sequence[QBuffer], *, network: Network, directory: Path, activation: int, number: int) -> list[Path]:

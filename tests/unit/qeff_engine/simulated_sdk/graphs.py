@@ -206,5 +206,6 @@ def logits() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def fp16(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What fp16 holds of fp32 values."""
-    return values.astype(np.float16).astype(np.float32)
+    """What fp16 holds of fp32 values; too large ones become infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)

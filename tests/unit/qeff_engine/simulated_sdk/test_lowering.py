@@ -59,7 +59,7 @@ _PRODUCTS = {
 
 
 @pytest.fixture
-def run(tmp_path, compile_in, runtime):
+def run(tmp_path, compile_in, runtime, fp32_arithmetic):
     """Compile a graph with one input ``x`` and one output ``y``, run it on :data:`_X`, return ``y``."""
     clients = []
 
@@ -99,7 +99,7 @@ def test_a_products_weight_is_packed_along_its_reduction_axis(run, tmp_path, for
 
 
 @pytest.mark.parametrize("form", ["plain", "transposed"])
-def test_a_last_block_that_is_not_full_is_packed_too(tmp_path, compile_in, runtime, form):
+def test_a_last_block_that_is_not_full_is_packed_too(tmp_path, compile_in, runtime, fp32_arithmetic, form):
     nodes, weight, _, axis = _PRODUCTS[form]
     weight = np.ascontiguousarray(weight[:40] if axis == 0 else weight[:, :40])
     graph = graphs.model(

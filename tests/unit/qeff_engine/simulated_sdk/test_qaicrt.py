@@ -115,7 +115,7 @@ def test_a_read_outside_a_tensor_reads_something_and_does_not_fail(program):
     np.testing.assert_array_equal(out["logits"], 0)
 
 
-def test_weights_are_rounded_to_fp16_and_arithmetic_is_not(program):
+def test_weights_are_rounded_to_fp16(program, fp32_arithmetic):
     client = program("-convert-to-fp16")
     client.activate()
     out = client.call(client.exec_object(), graphs.tokens([5], [0]), outputs=graphs.logits())
@@ -125,7 +125,7 @@ def test_weights_are_rounded_to_fp16_and_arithmetic_is_not(program):
     assert np.abs(expected - _expected([5])).max() > 1e-4, "the rounding can be seen"
 
 
-def test_mxfp6_rounds_products_along_their_reduction_and_leaves_embeddings(program):
+def test_mxfp6_rounds_products_along_their_reduction_and_leaves_embeddings(program, fp32_arithmetic):
     client = program("-convert-to-fp16", "-mxfp6-matmul")
     client.activate()
     out = client.call(client.exec_object(), graphs.tokens([5], [0]), outputs=graphs.logits())
@@ -147,7 +147,7 @@ def test_mxfp6_rounds_products_along_their_reduction_and_leaves_embeddings(progr
         ("", (), lambda key: key),
     ],
 )
-def test_states_are_kept_in_the_precision_of_the_card(program, kv, flags, kept):
+def test_states_are_kept_in_the_precision_of_the_card(program, fp32_arithmetic, kv, flags, kept):
     client = program(*flags, kv=kv)
     client.activate()
     exec_object = client.exec_object()
@@ -334,3 +334,81 @@ def test_a_damaged_program_is_refused(program, tmp_path, runtime, damage):
     with pytest.raises(RuntimeError, match="Invalid qpc"):
         rt.Qpc(str(tmp_path / "qpc"))
     assert client.program.load() != 0
+
+
+def _addresses(client):
+    """Where the program's states are, by name."""
+    return {name: array.ctypes.data for name, array in client.program.execution._resident.items()}
+
+
+@pytest.mark.parametrize("kv", ["", "mxint8"])
+def test_states_alternate_between_two_places_and_nothing_is_copied(program, kv):
+    client = program("-convert-to-fp16", kv=kv)
+    client.activate()
+    exec_object = client.exec_object()
+    places = []
+    for position in range(6):
+        client.call(exec_object, graphs.tokens([5], [position]), outputs=graphs.logits())
+        places.append(_addresses(client)[_KV[0]])
+    assert places[0] != places[1]
+    assert places == places[:2] * 3
+
+
+def test_inputs_and_outputs_are_the_clients_and_the_results_memory(program, runtime, monkeypatch):
+    from qeff_engine.simulated_sdk import execution
+
+    client, (rt, _) = program("-convert-to-fp16"), runtime
+    client.activate()
+    bound = {}
+    make = execution.onnxruntime.OrtValue.ortvalue_from_numpy
+
+    class Watched(execution.onnxruntime.OrtValue):
+        @staticmethod
+        def ortvalue_from_numpy(array):
+            bound[array.ctypes.data] = array.shape
+            return make(array)
+
+    monkeypatch.setattr(execution.onnxruntime, "OrtValue", Watched)
+    exec_object = client.exec_object()
+    feeds = graphs.tokens([5], [0])
+    _, dims = client.buffers(feeds, outputs=graphs.logits())
+    arrays = {**feeds, **graphs.logits()}
+    buffers = [rt.QBuffer(arrays[name]) if name in arrays else rt.QBuffer(b"") for name in client.index]
+    assert exec_object.setData(buffers, dims) == 0
+    assert client.queue.enqueue(exec_object) == 0
+    assert {array.ctypes.data for array in feeds.values()} <= bound.keys()
+    _, results = exec_object.getData()
+    result = np.frombuffer(results[client.index["logits"]].view, np.float32)
+    assert bound[result.ctypes.data] == (1, 1, graphs.VOCAB)
+
+
+def test_a_state_that_a_client_passes_is_never_written_in_its_memory(program, runtime):
+    client, (rt, _) = program(), runtime
+    client.activate()
+    exec_object = client.exec_object()
+    cache = np.full((1, graphs.HEADS, graphs.CTX, graphs.HEAD_DIM), 0.5, np.float32)
+    feeds = graphs.tokens([5], [0]) | {_KV[0]: cache}
+    buffers, dims = client.buffers(feeds, outputs=graphs.logits())
+    buffers[client.index[_KV[0]]] = rt.QBuffer(cache)
+    assert exec_object.setData(buffers, dims) == 0
+    assert client.queue.enqueue(exec_object) == 0
+    for position in range(1, 4):
+        client.call(exec_object, graphs.tokens([5], [position]), outputs=graphs.logits())
+    np.testing.assert_array_equal(cache, 0.5)
+
+
+def test_a_state_that_is_read_stays_as_it_was_in_later_calls(program):
+    client = program()
+    client.activate()
+    exec_object = client.exec_object()
+    buffers, dims = client.buffers(
+        graphs.tokens([5], [0]),
+        outputs=graphs.logits() | {_KV[1]: np.zeros((1, graphs.HEADS, graphs.CTX, graphs.HEAD_DIM), np.float32)},
+    )
+    assert exec_object.setData(buffers, dims) == 0
+    assert client.queue.enqueue(exec_object) == 0
+    _, results = exec_object.getData()
+    before = bytes(results[client.index[_KV[1]]])
+    for position in range(1, 4):
+        client.call(exec_object, graphs.tokens([6], [position]), outputs=graphs.logits())
+    assert bytes(results[client.index[_KV[1]]]) == before

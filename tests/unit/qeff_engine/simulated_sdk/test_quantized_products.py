@@ -55,7 +55,7 @@ def _graph(columns, tensors, *, in_function=False):
 
 
 @pytest.fixture
-def run(tmp_path, compile_in, runtime):
+def run(tmp_path, compile_in, runtime, fp32_arithmetic):
     clients = []
 
     def compute(graph, x, *flags):
