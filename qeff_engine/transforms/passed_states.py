@@ -85,9 +85,9 @@ def _rwkv_attention(module: Any, hidden_BSD: torch.Tensor, *, cache: Any) -> tor
 
 def _rwkv_feed_forward(module: Any, hidden_BSD: torch.Tensor, *, cache: Any) -> torch.Tensor:
     before_BSD = _shifted(hidden_BSD, cache=cache, number=module.layer_id, state_idx=1)
-    key = module.key(_mixed(hidden_BSD, before_BSD, share=module.time_mix_key))
+    key = torch.relu(module.key(_mixed(hidden_BSD, before_BSD, share=module.time_mix_key)))
     receptance_BSD = module.receptance(_mixed(hidden_BSD, before_BSD, share=module.time_mix_receptance))
-    output_BSD: torch.Tensor = torch.sigmoid(receptance_BSD) * module.value(torch.square(torch.relu(key)))
+    output_BSD: torch.Tensor = torch.sigmoid(receptance_BSD) * module.value(key * key)
     return output_BSD
 
 
@@ -100,7 +100,7 @@ def _shifted(hidden_BSD: torch.Tensor, *, cache: Any, number: int, state_idx: in
 
 
 def _mixed(new: torch.Tensor, before: torch.Tensor, *, share: torch.Tensor) -> torch.Tensor:
-    return new * share + before * (1 - share)
+    return before + share * (new - before)
 
 
 def xlstm_blocks(
