@@ -69,6 +69,8 @@ DECODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 8,
         },
+        "rwkv": {},
+        "xlstm": {"num_heads": 4, "chunk_size": 8},
     }
 )
 

@@ -31,6 +31,8 @@ from qeff_engine.architectures import buffers, classes
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.quantizers.checkpoint_files import CheckpointReader
 
+_NUM_RESULTS = (0, 1, 2, 3)  # of a layer, hidden states first; 0 for hidden states that are no tuple
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerCall:
@@ -106,15 +108,15 @@ class LayeredModel:
         base = self.module.base_model
         layers = [self.layer(number) for number in range(len(self.layer_names))]
         with self._loaded_outside():
-            for makes_tuples in (False, True):
-                recorders = _record_calls(base, layers, rows_NS, makes_tuples=makes_tuples)
-                if all(recorder.is_chained for recorder in recorders):
+            for num_results in _NUM_RESULTS:
+                recorders = _record_calls(base, layers, rows_NS, num_results=num_results)
+                if recorders and all(recorder.is_chained for recorder in recorders):
                     break
             else:
                 raise Unsupported(
                     f"{type(self.module).__name__} changes hidden states between its decoder layers, "
                     "expected each layer to read what the one before it returned.",
-                    advice="Leave this model unquantized.",
+                    advice="Quantize this model with rtn, which does not run it, or leave it as it is.",
                 )
         hidden = [row.clone() for row in recorders[0].inputs]
         return hidden, [[recorder.calls[row] for recorder in recorders] for row in range(len(rows_NS))]
@@ -165,9 +167,9 @@ class LayeredModel:
 class _Recorder:
     """A layer's forward that notes how it is called and hands its input on."""
 
-    def __init__(self, before: _Recorder | None, *, makes_tuples: bool) -> None:
+    def __init__(self, before: _Recorder | None, *, num_results: int) -> None:
         self._before = before
-        self._makes_tuples = makes_tuples
+        self._num_results = num_results
         self.inputs: list[torch.Tensor] = []
         self.calls: list[LayerCall] = []
         self.is_chained = True
@@ -181,20 +183,23 @@ class _Recorder:
             self.is_chained &= hidden is self._before.inputs[-1]
         self.inputs.append(hidden)
         self.calls.append(LayerCall(args=args, kwargs=kwargs))
-        return (hidden,) if self._makes_tuples else hidden
+        return (hidden, *[None] * (self._num_results - 1)) if self._num_results else hidden
 
 
 def _record_calls(
-    base: nn.Module, layers: Sequence[nn.Module], rows_NS: torch.Tensor, *, makes_tuples: bool
+    base: nn.Module, layers: Sequence[nn.Module], rows_NS: torch.Tensor, *, num_results: int
 ) -> list[_Recorder]:
+    """The recorders of the layers; none when the model expects another number of results."""
     recorders: list[_Recorder] = []
     for _ in layers:
-        recorders.append(_Recorder(recorders[-1] if recorders else None, makes_tuples=makes_tuples))
+        recorders.append(_Recorder(recorders[-1] if recorders else None, num_results=num_results))
     try:
         for layer, recorder in zip(layers, recorders, strict=True):
             layer.forward = recorder
         for row_S in rows_NS:
             base(input_ids=row_S[None], use_cache=False)
+    except ValueError:
+        return []
     finally:
         for layer in layers:
             del layer.forward

@@ -10,7 +10,7 @@ from tests.unit.qeff_engine.quantizers import checkpoints
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen2", "opt", "mixtral"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen2", "opt", "mixtral", "xlstm"])
 def test_running_layer_by_layer_is_running_the_model(tmp_path, model_type):
     snapshot = checkpoints.save(tmp_path, model_type)
     rows_NS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -21,13 +21,19 @@ def test_running_layer_by_layer_is_running_the_model(tmp_path, model_type):
             hidden = [calls[row][number].run(layer, hidden[row]) for row in range(2)]
     whole = transformers.AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32)
     seen = []
-    layers = whole.get_decoder().layers
-    layers[-1].register_forward_hook(lambda module, args, output: seen.append(output))
+    whole.get_submodule(model.layer_names[-1]).register_forward_hook(lambda module, args, output: seen.append(output))
     for row in range(2):
         whole(input_ids=rows_NS[row][None], use_cache=False)
     for ours, theirs in zip(hidden, seen, strict=True):
         expected = theirs[0] if isinstance(theirs, tuple) else theirs
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_hidden_states_that_change_between_layers_are_refused(tmp_path):
+    snapshot = checkpoints.save(tmp_path, "rwkv", rescale_every=1)
+    with pytest.raises(Unsupported, match="RwkvForCausalLM changes hidden states between its decoder layers"):
+        LayeredModel(snapshot, reader=CheckpointReader(snapshot)).record(torch.arange(10)[None])
 
 
 @torch.no_grad()
