@@ -29,6 +29,7 @@ class Axis:
         about: help, with the default in parentheses.
         default: the values without the option.
         spec_fields: fields of a compile spec that get the value.
+        run_field: field of a run spec that gets it; such an axis is none of a point until it is asked for.
         words: the legal ones, where they can be counted.
         positive: only whole numbers of at least 1 are legal.
         show: a value as a word of requests and points.
@@ -40,6 +41,7 @@ class Axis:
     about: str
     default: tuple[Any, ...]
     spec_fields: tuple[str, ...] = ()
+    run_field: str = ""
     words: tuple[str, ...] = ()
     positive: bool = False
     show: Callable[[Any], Any] = lambda value: value

@@ -20,6 +20,7 @@ from qeff_engine.errors import InvalidInput
 
 # Names of the inputs of a stage, as in qeff_engine.stage.
 SNAPSHOT, ORIGINAL, ONNX, PROGRAM = "snapshot", "original", "onnx", "program"
+_WIDEST_CORES = 16  # no Cloud AI 100 has more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,8 @@ def _shown(combination: Mapping[str, Any]) -> dict[str, Any]:
     """A combination as it stands in points."""
     found: dict[str, Any] = {"model": combination["model"].name}
     for name, value in combination.items():
+        if name in axes() and axes()[name].run_field and value is None:
+            continue
         if name in axes():
             found[name] = axes()[name].show(value)
         elif name != "model":
@@ -128,7 +131,6 @@ class _Builder:
     def __init__(self, sweep: Sweep) -> None:
         self.jobs: dict[str, PlannedJob] = {}
         self._sweep = sweep
-        self._run_spec = spec.RunSpec(prompts=sweep.prompts, generation_len=sweep.generation_len)
         self._export_spec = spec.ExportSpec(task=sweep.task)
         self._needs = sweep.needs
         self._heads: dict[tuple[str, str], tuple[PlannedJob, ...]] = {}
@@ -137,11 +139,12 @@ class _Builder:
         """A point and its jobs.
 
         Raises:
-            InvalidInput: the compiler has no support for the combination; nothing is added then.
+            InvalidInput: the compiler has no support for the combination, or no device the cores; nothing is added.
         """
         if combination["prefill_len"] is None:
             combination = {**combination, "prefill_len": min(DEFAULT_PREFILL_LEN, combination["ctx_len"])}
         compile_spec = self._compile_spec(combination)
+        run_spec = self._run_spec(combination, num_cores=compile_spec.num_cores)
         model = combination["model"]
         head = self._head(model, combination["quantize"])
         original, snapshot, export = head[0], head[-2], head[-1]
@@ -150,14 +153,29 @@ class _Builder:
             compile_spec, model=model, label=f"compile {model.name} {shape}", inputs={ONNX: export}, chain=1
         )
         run = self._add(
-            self._run_spec,
+            run_spec,
             model=model,
-            label=f"run {model.name} {shape}",
+            label=" ".join(filter(None, (f"run {model.name} {shape}", _queue_label(run_spec)))),
             inputs={PROGRAM: program, SNAPSHOT: snapshot, ORIGINAL: original},
-            num_cores=compile_spec.num_cores,
+            num_cores=compile_spec.num_cores * (run_spec.activations or 1),
             num_devices=compile_spec.num_devices,
         )
         return PlannedPoint(axes=_shown(combination), plan_keys=tuple(job.plan_key for job in (*head, program, run)))
+
+    def _run_spec(self, combination: Mapping[str, Any], *, num_cores: int) -> spec.RunSpec:
+        """What a program is asked.
+
+        Raises:
+            InvalidInput: so many activations need more cores than a device has.
+        """
+        fields = {facts.run_field: combination[name] for name, facts in axes().items() if facts.run_field}
+        found = spec.RunSpec(prompts=self._sweep.prompts, generation_len=self._sweep.generation_len, **fields)
+        if found.activations is not None and num_cores * found.activations > _WIDEST_CORES:
+            raise InvalidInput(
+                f"{found.activations} activations of {num_cores} cores are more than the {_WIDEST_CORES} cores "
+                "of a device."
+            )
+        return found
 
     def _compile_spec(self, combination: Mapping[str, Any]) -> spec.CompileSpec:
         fields = {field: combination[name] for name, facts in axes().items() for field in facts.spec_fields}
@@ -240,3 +258,13 @@ def _shape_label(compile_spec: spec.CompileSpec) -> str:
     words.append(asking.in_words(compile_spec.compiler_options))
     words += compile_spec.unlisted_flags
     return " ".join(filter(None, words))
+
+
+def _queue_label(run_spec: spec.RunSpec) -> str:
+    """What people tell runs of one program apart by."""
+    words = []
+    if run_spec.set_size is not None:
+        words.append(f"set {run_spec.set_size}")
+    if run_spec.activations is not None:
+        words.append(f"x{run_spec.activations}")
+    return " ".join(words)

@@ -61,6 +61,8 @@ class Sweep:
         ctx_len: KV positions of a sequence; for an encoder, the length of its input.
         prefill_len: tokens of one prefill call; None for the default, or the context length when that is shorter.
         cores: NSPs of a device.
+        set_size: of an encoder, calls queued on each activation; None where throughput is not measured so.
+        activations: of an encoder, copies of the program that run at once.
         flags: further axes: canonical values of flags of the compiler by name, see :mod:`farm.axes`.
         unlisted_flags: flags that the compiler is given unchecked, for all points.
         skip_illegal: leave out combinations that the compiler has no support for, instead of refusing the request.
@@ -125,6 +127,22 @@ class Sweep:
         parse=number,
         about="cores (NSPs) of a device (16)",
         spec_fields=("num_cores",),
+        positive=True,
+    )
+    set_size: tuple[int | None, ...] = axis(
+        None,
+        title="set size",
+        parse=number,
+        about=f"of an encoder: calls queued on each activation ({spec.DEFAULT_SET_SIZE} with --activations, else none)",
+        run_field="set_size",
+        positive=True,
+    )
+    activations: tuple[int | None, ...] = axis(
+        None,
+        title="activations",
+        parse=number,
+        about="of an encoder: copies of the program that run at once (1)",
+        run_field="activations",
         positive=True,
     )
     flags: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)

@@ -78,7 +78,7 @@ def embed(
     """
     values: list[Array] = []
     start_s = program.clock()
-    for feeds in _batches(input_ids_NS, attention_mask_NS, batch_size=batch_size):
+    for feeds in batches(input_ids_NS, attention_mask_NS, batch_size=batch_size):
         values.append(program.run(feeds, outputs=(output,))[output])
     total_s = program.clock() - start_s
     num_texts = len(input_ids_NS)
@@ -101,7 +101,8 @@ def max_abs_diff(ours: Array, *, reference: Array, attention_mask_NS: Array) -> 
     return float(difference.max())
 
 
-def _batches(input_ids_NS: Array, attention_mask_NS: Array, *, batch_size: int) -> Iterator[dict[str, Array]]:
+def batches(input_ids_NS: Array, attention_mask_NS: Array, *, batch_size: int) -> Iterator[dict[str, Array]]:
+    """The inputs of calls that embed all texts; rows that the last one has too much are padding."""
     missing = -len(input_ids_NS) % batch_size
     ids_NS, mask_NS = (np.pad(array, ((0, missing), (0, 0))) for array in (input_ids_NS, attention_mask_NS))
     for first in range(0, len(ids_NS), batch_size):

@@ -42,9 +42,11 @@ QUANTIZE_METHODS = ("rtn", "gptq", "awq")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CODE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DEFAULT_PROMPT = "The capital of France is"
+DEFAULT_SET_SIZE = 10  # calls queued on an activation, as the SDK's own runner has it
 
 
 _OPTIONS = ("compiler_options", "unlisted_flags")
+_QUEUES = ("set_size", "activations")
 
 
 def digest(value: object) -> str:
@@ -277,18 +279,34 @@ class RunSpec(StageSpec):
         prompts: texts; as many as the batch are run together, the rest follow.
         generation_len: tokens to generate for each prompt at most; None fills the context.
         check_parity: compare the tokens with the original model's greedy tokens.
+        set_size: of an encoder, calls that are queued on each activation while its throughput is measured; None for
+            :data:`DEFAULT_SET_SIZE` if ``activations`` is given, else nothing is measured with queues.
+        activations: copies of an encoder's program that run at once for that; None is one.
     """
 
     STAGE = Stage.RUN
     prompts: tuple[str, ...] = (DEFAULT_PROMPT,)
     generation_len: int | None = None
     check_parity: bool = True
+    set_size: int | None = None
+    activations: int | None = None
 
     def validate(self) -> None:
         if not self.prompts or not all(isinstance(prompt, str) and prompt for prompt in self.prompts):
             raise InvalidInput("prompts is empty or holds an empty text, expected at least one text.")
-        if self.generation_len is not None:
-            _require_at_least("generation_len", self.generation_len, 1)
+        for name in ("generation_len", "set_size", "activations"):
+            if getattr(self, name) is not None:
+                _require_at_least(name, getattr(self, name), 1)
+
+    @property
+    def queued(self) -> bool:
+        """Whether an encoder's throughput with queued calls is asked for."""
+        return self.set_size is not None or self.activations is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values; queues that are not asked for stand nowhere, see :meth:`CompileSpec.to_json`."""
+        fields = super().to_json()
+        return {name: value for name, value in fields.items() if value is not None or name not in _QUEUES}
 
 
 SPECS: Mapping[Stage, type[StageSpec]] = {

@@ -13,8 +13,22 @@ if TYPE_CHECKING:
     from farm.views import reports
 
 _CORES = "cores"  # always a column
-_BEST = {"decode_tok_s": "decode", "ttft_s": "TTFT", "embeddings_s": "texts/s"}
-_RIGHT = ("cores", "TTFT", "decode tok/s", "total tok/s", "texts/s", "compile", "program")
+_BEST = {"decode_tok_s": "decode", "ttft_s": "TTFT", "embeddings_s": "texts/s", "inferences_s": "inf/s"}
+_RIGHT = (
+    "cores",
+    "TTFT",
+    "decode tok/s",
+    "total tok/s",
+    "texts/s",
+    "inf/s",
+    "W",
+    "J/token",
+    "J/text",
+    "compile",
+    "program",
+)
+# Columns of what only some measurements have: title and figure.
+_EXTRA = {"inf/s": "inferences_s", "W": "power_w", "J/token": "joules_per_token", "J/text": "joules_per_text"}
 
 
 def read(context: Context, submission_id: int) -> reports.Report:
@@ -35,11 +49,12 @@ def show(context: Context, report: reports.Report) -> None:
     if shared:
         context.out.text(f"{_words.plural(len(rows), 'point')}: {', '.join(shared)}")
     speeds = ("latency", "texts/s") if encoder else ("TTFT", "decode tok/s", "total tok/s")
+    extra = [title for title, name in _EXTRA.items() if any(getattr(row, name) is not None for row in rows)]
     simulated = {row.simulated for row in rows if row.simulated is not None}
     device = "simulated device" if simulated == {True} else "device"
-    headers = [*(titles[axis] for axis in varied), device, *speeds]
+    headers = [*(titles[axis] for axis in varied), device, *speeds, *extra]
     headers += ["compile", "program", "embeddings equal" if encoder else "tokens equal", "result", "best"]
-    cells = [_cells(row, varied=varied, encoder=encoder, label=len(simulated) > 1) for row in rows]
+    cells = [_cells(row, varied=varied, extra=extra, encoder=encoder, label=len(simulated) > 1) for row in rows]
     context.out.table(headers, cells, right=_RIGHT)
     unchecked = dict.fromkeys(row.parity_note for row in rows if row.parity_note and row.equal is None)
     for note in unchecked:
@@ -56,7 +71,7 @@ def _titles(rows: Sequence[reports.Row]) -> dict[str, str]:
     return {name: axes()[name].title if name in axes() else name for name in rows[0].axes}
 
 
-def _cells(row: reports.Row, *, varied: list[str], encoder: bool, label: bool) -> list[str]:
+def _cells(row: reports.Row, *, varied: list[str], extra: list[str], encoder: bool, label: bool) -> list[str]:
     device = row.device or ""
     if row.simulated and label:
         device = f"{device} simulated"
@@ -69,6 +84,7 @@ def _cells(row: reports.Row, *, varied: list[str], encoder: bool, label: bool) -
         *(str(row.axes[axis]) for axis in varied),
         device,
         *speeds,
+        *(_figure(getattr(row, _EXTRA[title])) for title in extra),
         _words.duration(row.compile_s),
         _words.size(row.program_bytes),
         row.parity if row.reused is not None else "",
@@ -89,6 +105,11 @@ def _failures(context: Context, report: reports.Report) -> None:
         if failure.advice:
             context.out.text(f"    {failure.advice}")
     context.out.text(f"`farm why j{report.failures[0].job}` says more, `farm retry` tries again.")
+
+
+def _figure(value: float | None) -> str:
+    """A figure with the digits that say something, whatever its size."""
+    return _number(value) if value is None or value >= 100 else f"{value:.3g}"
 
 
 def _number(value: float | None) -> str:

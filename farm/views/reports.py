@@ -24,13 +24,18 @@ _RUN_FIGURES = (
     "total_tok_s",
     "latency_s",
     "embeddings_s",
+    "inferences_s",
+    "queued_latency_s",
+    "power_w",
+    "joules_per_token",
+    "joules_per_text",
     "num_tokens_equal",
     "num_generated_tokens",
     "max_abs_diff",
     "parity_note",
 )
 # In which figures a point may be the best of its model; 1 where less is better.
-_BEST = {"decode_tok_s": -1.0, "ttft_s": 1.0, "embeddings_s": -1.0}
+_BEST = {"decode_tok_s": -1.0, "ttft_s": 1.0, "embeddings_s": -1.0, "inferences_s": -1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,14 @@ class Row:
         reused: the measurement was made for an earlier job with the same action key.
         simulated: the figures come from a simulated device.
         latency_s: of an encoder's call; ``embeddings_s`` texts per second.
+        inferences_s: texts per second with queued calls; ``queued_latency_s`` is how long a call takes then.
+        power_w: mean of the boards during the run, where the host shows it; so ``joules_per_token`` and
+            ``joules_per_text``.
         equal: whether the output is the original model's; None when that was not checked.
         num_tokens_equal: tokens before the first difference, of ``num_generated_tokens``.
         max_abs_diff: of an encoder's embeddings.
-        best: in which figures the point is the best of its model: ``decode_tok_s``, ``ttft_s``, ``embeddings_s``.
+        best: in which figures the point is the best of its model: one of ``decode_tok_s``, ``ttft_s``,
+            ``embeddings_s``, ``inferences_s``.
     """
 
     point: int
@@ -63,6 +72,11 @@ class Row:
     program_bytes: int | None = None
     latency_s: float | None = None
     embeddings_s: float | None = None
+    inferences_s: float | None = None
+    queued_latency_s: float | None = None
+    power_w: float | None = None
+    joules_per_token: float | None = None
+    joules_per_text: float | None = None
     equal: bool | None = None
     num_tokens_equal: int | None = None
     num_generated_tokens: int | None = None

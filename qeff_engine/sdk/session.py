@@ -157,6 +157,21 @@ class Session:
         """
         if self._exec is None:
             raise InvalidInput("The session is not active.", advice="Use it inside a with block.")
+        number, buffers, shapes = self._prepared(feeds, outputs=outputs)
+        dims = self.specializations[number]
+        vector = self._runtime.qaicrt.BufferDimensionsVecRef([(size, list(shape)) for size, shape in shapes])
+        results = self._execute(buffers, vector)
+        return {
+            name: np.frombuffer(bytes(results[self.outputs[name].index]), _dtype_of(self.outputs[name])).reshape(
+                dims[name]
+            )
+            for name in outputs
+        }
+
+    def _prepared(
+        self, feeds: Mapping[str, Array], *, outputs: Sequence[str]
+    ) -> tuple[int, list[Any], list[tuple[int, Sequence[int]]]]:
+        """A call's specialization, and the runtime's buffers by index with the element size and dims of each."""
         rt = self._runtime.qaicrt
         number = self._matching(feeds)
         dims = self.specializations[number]
@@ -171,13 +186,7 @@ class Session:
             binding = self.outputs[name]
             buffers[binding.index] = self._output_buffer(number, binding)
             shapes[binding.index] = (_dtype_of(binding).itemsize, dims[name])
-        results = self._execute(buffers, rt.BufferDimensionsVecRef([(size, list(shape)) for size, shape in shapes]))
-        return {
-            name: np.frombuffer(bytes(results[self.outputs[name].index]), _dtype_of(self.outputs[name])).reshape(
-                dims[name]
-            )
-            for name in outputs
-        }
+        return number, buffers, shapes
 
     def _execute(self, buffers: list[Any], dims: Any) -> Any:
         success = self._runtime.qaicrt.QStatus.QS_SUCCESS

@@ -59,10 +59,16 @@ class InferenceSet:
             RuntimeError: not all activations fit on the device.
         """
         self._programs = [program(context, qid, qpc, properties) for _ in range(num_activations)]
-        # Round robin over activations.
-        self._available = deque(
-            InferenceHandle(ExecObj(context, program)) for _ in range(set_size) for program in self._programs
-        )
+        try:
+            # Round robin over activations.
+            self._available = deque(
+                InferenceHandle(ExecObj(context, active)) for _ in range(set_size) for active in self._programs
+            )
+        except BaseException:
+            # The error's traceback may keep them alive for long.
+            for taken in self._programs:
+                taken.deactivate()
+            raise
         self._completed: dict[int, InferenceHandle] = {}
 
     def getAvailable(self) -> tuple[QStatus, InferenceHandle | None]:

