@@ -8,8 +8,10 @@ predicts its time. In reading order:
   steps, in ``onnx_reading``, ``quantized_products``, ``static_values``, ``graph_checks``, ``shapes``, ``bindings``,
   ``node_precision``, ``half_precision``, ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``,
   ``qpc_container``.
-* ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``cost_model``
-  predicts, ``mx_formats`` rounds.
+* ``runtime`` and ``descriptor`` are the modules ``qaicrt`` and ``QAicApi_pb2``; ``execution`` computes, ``mx_formats``
+  rounds.
+* ``op_records`` finds what a graph does, in the words of ``operations``; ``cost_model`` predicts how long that takes,
+  with the numbers of ``cost_parameters``; ``virtual_clock`` says when calls begin and end.
 * ``runner_cli`` runs a program and measures its pace: ``runner_options``, ``runner_inputs``, ``pacing``,
   ``paced_programs``. ``configurator_cli`` does so for many configurations: ``configurator_options``,
   ``configurator_search``.
@@ -17,8 +19,7 @@ predicts its time. In reading order:
 
 What differs from a card: weights are stored as the card stores them (fp16, MXFP6) and retained states too (fp16,
 MXINT8), and every operator's result is rounded to fp16, but inside an operator arithmetic is fp32, in another order
-than a card's. Calls run one after another, so the simulated clock adds up also what several activations would do at
-once. All of a program's memory is taken at activation, none at load. A program sliced over several devices computes as
-one and only its predicted time differs. Not simulated: quantization profiles, pipelines over devices, other targets
-than AI 100, profiling output, failures of devices.
+than a card's. Calls are computed one after another, but overlap by the simulated clock. All of a program's memory is
+taken at activation, none at load. A program sliced over several devices computes as one and only its predicted time
+differs. Not simulated: quantization profiles, pipelines over devices, other targets than AI 100, profiling output.
 """

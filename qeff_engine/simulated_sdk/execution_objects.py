@@ -48,6 +48,7 @@ class ExecObj:
         self._call: _Call | None = None
         self._results: list[QBuffer] | None = None
         self._outcome: tuple[QStatus, str] | None = None
+        self._end_ns = 0
 
     def setData(self, buffers: Sequence[QBuffer], dims: BufferDimensionsVecRef | None = None) -> QStatus:
         """Take the buffers of the next call, one for each binding, by index.
@@ -96,10 +97,11 @@ class ExecObj:
         return QStatus.QS_SUCCESS
 
     def waitForCompletion(self) -> QStatus:
-        """How the enqueued call ended; the reason of a failure is printed."""
+        """How the enqueued call ended, to which the simulated clock goes on; the reason of a failure is printed."""
         if self._outcome is None:
             return QStatus.QS_INVAL
         status, reason = self._outcome
+        self._program.clock.wait(self._end_ns)
         if status != QStatus.QS_SUCCESS:
             runtime_log.error("[ExecObj][waitForCompletion:#412]", message=reason)
         return status
@@ -161,7 +163,7 @@ class ExecObj:
                 if binding.graph_name in arrays:
                     results[index] = QBuffer(binding.io_type.to_client(arrays[binding.graph_name]))
             self._results = results
-            runtime_log.advance(self._program.predicted_s(specialization=number) * disturbance.factor)
+            self._end_ns = self._program.schedule(specialization=number, factor=disturbance.factor)
         return QStatus.QS_SUCCESS, ""
 
 

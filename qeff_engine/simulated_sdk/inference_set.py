@@ -30,7 +30,7 @@ class InferenceHandle:
 class InferenceSet:
     """Calls spread over ``num_activations`` activations with ``set_size`` calls queued on each.
 
-    Calls are computed one after another, so the simulated clock adds them up also where activations would overlap.
+    Calls are computed one after another; by the simulated clock, those of different activations overlap.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from qeff_engine.simulated_sdk import (
     qpc_container,
     runtime_log,
     sdk_root,
+    virtual_clock,
 )
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk.device_objects import Context
@@ -144,6 +145,14 @@ class Program:
             )
             runtime_log.error("[QRuntime][createProgram:#204]", message=message)
             raise RuntimeError(message)
+        try:
+            self.clock = virtual_clock.of_process()
+        except virtual_clock.BadClock as error:
+            runtime_log.error("[QRuntime][createProgram:#204]", message=str(error))
+            raise RuntimeError(str(error)) from error
+        self._timeline = self.clock.add(qids)
+        self._host_s = [cost_model.host_s(work) for work in self.network.works]
+        self._predicted: dict[tuple[int, int], float] = {}
         self.lock = threading.Lock()
         self.execution: Execution | None = None
         self._holdings: list[occupancy.Holding] = []
@@ -203,18 +212,39 @@ class Program:
         return found
 
     def predicted_s(self, *, specialization: int) -> float:
-        """Predicted time of a call; the slowest device of a sliced program counts."""
-        settings = cost_model.Settings(
-            cores=self.network.num_cores,
-            num_devices=self.network.num_devices,
-            ols=self.network.ols,
-            mos=self.network.mos,
-            depth_first=self.network.depth_first,
+        """Predicted time of a call that nothing else is beside; the slowest device of a sliced program counts."""
+        return self._device_s(specialization, 1)
+
+    def schedule(self, *, specialization: int, factor: float = 1.0) -> int:
+        """When a call that is handed over now ends by the simulated clock, in nanoseconds.
+
+        Args:
+            specialization: its number.
+            factor: times as long as predicted it takes.
+        """
+        return self.clock.schedule(
+            self._timeline,
+            host_s=self._host_s[specialization] * factor,
+            device_s=lambda active: self._device_s(specialization, active) * factor,
         )
-        work = self.network.works[specialization]
-        return cost_model.host_s(work) + max(
-            cost_model.call_s(work, kind=device.traits, settings=settings) for device in self._devices
-        )
+
+    def _device_s(self, specialization: int, active: int) -> float:
+        key = specialization, active
+        if key not in self._predicted:
+            settings = cost_model.Settings(
+                cores=self.network.num_cores,
+                num_devices=self.network.num_devices,
+                ols=self.network.ols,
+                mos=self.network.mos,
+                depth_first=self.network.depth_first,
+            )
+            self._predicted[key] = max(
+                cost_model.call_s(
+                    self.network.works[specialization], kind=device.traits, settings=settings, active=active
+                )
+                for device in self._devices
+            )
+        return self._predicted[key]
 
     def _take(self) -> QStatus:
         if self.network.hw_version != AI100:

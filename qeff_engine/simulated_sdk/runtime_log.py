@@ -36,12 +36,12 @@ def say(text: str) -> None:
 
 
 def simulatedTimeNs() -> int:
-    """Nanoseconds of this process's simulated clock: the sum of the predicted times of all executions so far."""
+    """Nanoseconds of this process's simulated clock: when the last call that was waited for ended."""
     return _time_ns
 
 
-def advance(seconds: float) -> None:
-    """Move the simulated clock."""
+def advance_to(time_ns: int) -> None:
+    """Let the simulated clock show at least this."""
     global _time_ns
     with _time_lock:
-        _time_ns += round(seconds * 1e9)
+        _time_ns = max(_time_ns, time_ns)
