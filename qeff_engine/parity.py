@@ -20,11 +20,17 @@ import psutil
 
 from qeff_engine.architectures import buffers, classes
 from qeff_engine.embedding import max_abs_diff
-from qeff_engine.errors import InvalidInput, Unsupported
+from qeff_engine.errors import InvalidInput, Numerics, Unsupported
 from qeff_engine.sdk.session import Array
 
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 _MEMORY_FACTOR = 2  # 16-bit weights become float32
+EXACT_GAP = 0.5  # rounding to float16 decides between tokens that are about equally likely
+EXACT_ABS_DIFF = 0.2
+_WRONG = (
+    "Either the device computes wrong, and its own test or another device tells so, or a part of the model exceeds the "
+    "range of float16."
+)
 _LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, InvalidInput, Unsupported)
 
 
@@ -37,12 +43,34 @@ class Parity:
         num_tokens_equal: tokens before the first difference, over all prompts; None when not compared.
         max_abs_diff: of embeddings; None for tokens.
         note: why not compared, or where the first difference is.
+        worst_gap: how far below the best the original rates a token that the program chose: the largest difference of
+            their logits, in standard deviations of all logits at that place. None when not compared.
     """
 
     tokens_equal: bool | None = None
     num_tokens_equal: int | None = None
     max_abs_diff: float | None = None
     note: str = ""
+    worst_gap: float | None = None
+
+    def require_exact(self) -> None:
+        """Refuse answers that no rounding to float16 explains, of a program that leaves out nothing else.
+
+        Raises:
+            Numerics: a token is far from what the original says, or an embedding is.
+        """
+        if self.worst_gap is not None and self.worst_gap > EXACT_GAP:
+            raise Numerics(
+                f"The program's tokens are wrong: the original rates one {self.worst_gap:.2g} standard deviations "
+                f"below the best, expected at most {EXACT_GAP:g} without lossy formats. {self.note}",
+                advice=_WRONG,
+            )
+        if self.max_abs_diff is not None and not self.max_abs_diff <= EXACT_ABS_DIFF:
+            raise Numerics(
+                f"The program's embeddings are wrong: they differ by {self.max_abs_diff:.2g} from the original's, "
+                f"expected at most {EXACT_ABS_DIFF:g} without lossy formats.",
+                advice=_WRONG,
+            )
 
 
 def obstacle(original: Path) -> str:
@@ -87,21 +115,22 @@ def compare_tokens(
         )
     except _LOADING_ERRORS as error:
         return Parity(note=f"The original could not be loaded: {error}")
-    num_equal, differences = 0, []
+    num_equal, differences, worst_gap = 0, [], 0.0
     for number, (prompt, tokens) in enumerate(zip(prompts, generated, strict=True)):
-        equal, difference = _agreeing(
+        equal, difference, gap = _agreeing(
             model,
             prompt=list(prompt),
             tokens=list(tokens),
             pixel_values_NCHW=None if pixel_values_NCHW is None else pixel_values_NCHW[number : number + 1],
         )
-        num_equal += equal
+        num_equal, worst_gap = num_equal + equal, max(worst_gap, gap)
         if difference:
             differences.append(f"prompt {number}, {difference}")
     return Parity(
         tokens_equal=not differences,
         num_tokens_equal=num_equal,
         note=f"First difference: {differences[0]}." if differences else "",
+        worst_gap=worst_gap,
     )
 
 
@@ -146,8 +175,10 @@ def _pooled(hidden_NSH: Array, *, attention_mask_NS: Array, pooling: str) -> Arr
     return hidden_NSH[:, 0] if pooling == "cls" else hidden_NSH
 
 
-def _agreeing(model: Any, *, prompt: list[int], tokens: list[int], pixel_values_NCHW: Array | None) -> tuple[int, str]:
-    """How many tokens agree before the first difference, and what the difference is."""
+def _agreeing(
+    model: Any, *, prompt: list[int], tokens: list[int], pixel_values_NCHW: Array | None
+) -> tuple[int, str, float]:
+    """How many tokens agree before the first difference, what the difference is, and :attr:`Parity.worst_gap`."""
     import torch
 
     sequence = torch.tensor([prompt + tokens[:-1]])
@@ -159,8 +190,15 @@ def _agreeing(model: Any, *, prompt: list[int], tokens: list[int], pixel_values_
     for place, (token, expected) in enumerate(zip(tokens, logits_SV.argmax(-1).tolist(), strict=True)):
         if token != expected:
             gap = float(logits_SV[place, expected] - logits_SV[place, token])
-            return place, f"token {place}: {token} instead of {expected}, whose logit is {gap:.3g} higher"
-    return len(tokens), ""
+            difference = f"token {place}: {token} instead of {expected}, whose logit is {gap:.3g} higher"
+            return place, difference, _worst_gap(logits_SV, tokens)
+    return len(tokens), "", 0.0
+
+
+def _worst_gap(logits_SV: Any, tokens: list[int]) -> float:
+    chosen_S = logits_SV[range(len(tokens)), tokens]
+    gaps_S = (logits_SV.max(-1).values - chosen_S) / logits_SV.std(-1)
+    return float(gaps_S.max())
 
 
 def _load(original: Path, *, auto_class: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qeff_engine.errors import DeviceLost, Infrastructure, InvalidInput
+from qeff_engine.errors import DeviceLost, DeviceOutOfMemory, Infrastructure, InvalidInput
 from qeff_engine.sdk.location import Sdk
 
 READY = "Ready"
@@ -125,6 +125,38 @@ def pick(devices: Iterable[Device], *, num_cores: int, num_devices: int) -> tupl
         by_board.setdefault(device.board_serial, []).append(device)
     whole = [group for serial, group in by_board.items() if serial and len(group) >= num_devices]
     return tuple(min(whole, key=len, default=fitting)[:num_devices])
+
+
+def require_room(device: Device, *, num_cores: int, dram_bytes: int) -> None:
+    """Look before an activation whether a program fits a device now.
+
+    Args:
+        device: as it has just been found.
+        num_cores: that the program needs on it.
+        dram_bytes: memory that the program needs on it; a lower bound will do.
+
+    Raises:
+        DeviceOutOfMemory: it would not fit if nobody else used the device.
+        DeviceLost: other programs hold what it needs.
+    """
+    needed_mb = -(-dram_bytes // (1 << 20))
+    in_use = device.nsp_free < device.nsp_total
+    short = [
+        f"{needed} {unit} on device {device.qid} ({device.sku}), and {free} of {total} are free"
+        for needed, free, total, unit in (
+            (num_cores, device.nsp_free, device.nsp_total, "cores"),
+            (needed_mb, device.dram_free_mb, device.dram_total_mb, "MB of memory"),
+        )
+        if needed > free
+    ]
+    if not short:
+        return
+    message = f"The program needs {'; it needs '.join(short)}."
+    if needed_mb > device.dram_total_mb or (needed_mb > device.dram_free_mb and not in_use):
+        raise DeviceOutOfMemory(
+            message, advice="Use mxfp6 weights or mxint8 KV, a shorter context, a smaller batch or more devices."
+        )
+    raise DeviceLost(message, advice="Other programs hold the rest: wait until they end, or look at `qaic-util -q`.")
 
 
 def parse_json(text: str) -> list[Device] | None:

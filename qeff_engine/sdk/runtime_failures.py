@@ -31,6 +31,11 @@ _CLASS_BY_TEXT: tuple[tuple[re.Pattern[str], type[EngineError], str], ...] = (
         "The device does not answer; check `qaic-util -q` before using it again.",
     ),
     (
+        re.compile(r"permission denied", re.IGNORECASE),
+        DeviceLost,
+        "This user may not open the device: add it to the group qaic, or see who owns /dev/accel.",
+    ),
+    (
         re.compile(r"version mismatch|elf metadata|invalid qpc|create (program|qpc)", re.IGNORECASE),
         InvalidInput,
         "Compile the program again with this SDK.",

@@ -12,7 +12,7 @@ from typing import Any
 from qeff_engine import events, exported, spec, stage
 from qeff_engine.errors import InvalidInput
 from qeff_engine.program import Program
-from qeff_engine.sdk import location
+from qeff_engine.sdk import location, qpc
 from qeff_engine.sdk.command import command_line, write_side_files
 from qeff_engine.sdk.compiler import CompileCost, compile_program
 
@@ -33,6 +33,7 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
     _require_fitting(compile_spec, model=model)
     commands: dict[str, list[str]] = {}
     costs: list[CompileCost] = []
+    needs: list[qpc.Needs] = []
     log_path = context.out / LOG_NAME
     with log_path.open("w") as log:
         for name, component in model.components.items():
@@ -52,8 +53,9 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
                 command, program=folder / "qpc", log=log, log_path=log_path, work=context.work, emit=context.emit
             )
             costs.append(cost)
+            needs.append(qpc.validated(sdk, program=folder / "qpc"))
             commands[name] = command
-    figures = _figures(costs, simulated=sdk.simulated)
+    figures = _figures(costs, simulated=sdk.simulated) | _needs(needs)
     shutil.copyfile(onnx / exported.FILE_NAME, context.out / exported.FILE_NAME)
     Program(
         compile_spec=compile_spec,
@@ -74,6 +76,12 @@ def _figures(costs: list[CompileCost], *, simulated: bool) -> dict[str, Any]:
         "program_bytes": sum(cost.program_bytes for cost in costs),
         "simulated": simulated,
     }
+
+
+def _needs(needs: list[qpc.Needs]) -> dict[str, Any]:
+    """Memory that the largest component takes of its devices, where it is known: only one is active at a time."""
+    told = [one.dram_bytes for one in needs if one.dram_bytes is not None]
+    return {"dram_bytes": max(told)} if told else {}
 
 
 def _require_fitting(compile_spec: spec.CompileSpec, *, model: exported.ExportedModel) -> None:

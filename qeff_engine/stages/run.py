@@ -53,6 +53,13 @@ class _Job:
         return self.directory / component / "qpc"
 
     @property
+    def exact(self) -> bool:
+        """Whether nothing but rounding to float16 lies between the original's answers and the program's."""
+        asked = self.compiled.compile_spec
+        unquantized = self.original == self.context.inputs[stage.SNAPSHOT]
+        return unquantized and (asked.precision, asked.kv_precision) == ("fp16", "fp16") and not asked.compiler_options
+
+    @property
     def original(self) -> Path:
         """The snapshot that answers are compared with."""
         inputs = self.context.inputs
@@ -65,7 +72,7 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
     Raises:
         InvalidInput: prompts do not fit the program, or the program not the device.
         DeviceLost, DeviceOutOfMemory, Infrastructure: see :class:`qeff_engine.sdk.session.Session`.
-        Numerics: results are not finite.
+        Numerics: results are not finite, or wrong though no lossy format was asked for.
     """
     directory = context.inputs[stage.PROGRAM].absolute()
     compiled, model = program.load(directory), exported.load(directory)
@@ -82,6 +89,7 @@ def run(run_spec: spec.RunSpec, context: stage.StageContext) -> stage.StageResul
         devices=_granted(context.devices, sdk=sdk, compile_spec=compiled.compile_spec, run_spec=run_spec),
         tokenizer=Tokenizer(context.inputs[stage.SNAPSHOT]),
     )
+    _require_room(compiled, on=job.devices)
     answers, figures = _MEASURES[model.task](job)
     first = job.devices[0]
     figures |= {
@@ -171,6 +179,8 @@ def _judged(
         found = parity.compare_tokens(
             job.original, prompts=prompts, generated=result.tokens, pixel_values_NCHW=pixel_values_NCHW
         )
+        if job.exact:
+            found.require_exact()
     timings = result.timings
     num_generated = sum(map(len, result.tokens))
     figures = {
@@ -221,6 +231,8 @@ def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
             attention_mask_NS=attention_mask_NS,
             pooling=str(job.model.extra.get("pooling", "")),
         )
+    if job.exact:
+        found.require_exact()
     equal = None if found.max_abs_diff is None else found.max_abs_diff <= EMBEDDING_BOUND
     figures = {
         "latency_s": _rounded(result.latency_s),
@@ -298,6 +310,14 @@ def _granted(
             )
         found.append(device)
     return tuple(found)
+
+
+def _require_room(compiled: program.Program, *, on: tuple[devices.Device, ...]) -> None:
+    """Refuse to activate what does not fit at this moment, with words that the runtime does not have."""
+    asked = compiled.compile_spec
+    dram_bytes = compiled.figures.get("dram_bytes") or compiled.figures.get("program_bytes") or 0
+    for device in on:
+        devices.require_room(device, num_cores=asked.num_cores, dram_bytes=dram_bytes // asked.num_devices)
 
 
 def _require_same_kind(sdk: location.Sdk, *, compiled: program.Program) -> None:

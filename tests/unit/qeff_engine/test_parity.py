@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from qeff_engine import parity
+from qeff_engine.errors import Numerics
 
 PROMPTS = [[1, 5, 9, 2], [7, 3]]
 
@@ -44,7 +46,8 @@ def greedy(model, *, prompt, num_tokens):
 def test_one_forward_confirms_the_tokens_of_a_decode_loop(llama):
     original, tokens = llama
     found = parity.compare_tokens(original, prompts=PROMPTS, generated=tokens)
-    assert found == parity.Parity(tokens_equal=True, num_tokens_equal=12)
+    assert found == parity.Parity(tokens_equal=True, num_tokens_equal=12, worst_gap=0.0)
+    found.require_exact()
 
 
 def test_tokens_are_counted_up_to_the_first_difference(llama):
@@ -54,6 +57,30 @@ def test_tokens_are_counted_up_to_the_first_difference(llama):
     found = parity.compare_tokens(original, prompts=PROMPTS, generated=other)
     assert (found.tokens_equal, found.num_tokens_equal) == (False, 8)
     assert f"prompt 1, token 2: {wrong} instead of {tokens[1][2]}, whose logit is" in found.note
+
+
+def test_tokens_that_the_original_rates_lowest_are_wrong_and_not_rounded(llama):
+    original, _ = llama
+    model = LlamaForCausalLM.from_pretrained(original).eval()
+    with torch.inference_mode():
+        logits_V = model(input_ids=torch.tensor([PROMPTS[0]]), use_cache=False).logits[0, -1]
+    worst = int(logits_V.argmin())
+    found = parity.compare_tokens(original, prompts=PROMPTS[:1], generated=[[worst]])
+    gap = float((logits_V.max() - logits_V[worst]) / logits_V.std())
+    assert found.worst_gap == pytest.approx(gap, rel=1e-4)
+    with pytest.raises(Numerics, match=r"deviations below the best, expected at most 0\.5 .* First difference"):
+        found.require_exact()
+
+
+@pytest.mark.parametrize(("difference", "wrong"), [(0.0, False), (0.2, False), (0.3, True), (float("nan"), True)])
+def test_embeddings_far_from_the_originals_are_wrong(difference, wrong):
+    found = parity.Parity(max_abs_diff=difference)
+    with pytest.raises(Numerics, match="embeddings are wrong") if wrong else contextlib.nullcontext():
+        found.require_exact()
+
+
+def test_what_was_not_compared_is_not_judged():
+    parity.Parity(note="Not asked for.").require_exact()
 
 
 def test_an_original_too_large_for_this_host_is_skipped_with_a_note(llama, monkeypatch):

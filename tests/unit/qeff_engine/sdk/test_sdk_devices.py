@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qeff_engine.errors import DeviceLost, Infrastructure, InvalidInput
+from qeff_engine.errors import DeviceLost, DeviceOutOfMemory, Infrastructure, InvalidInput
 from qeff_engine.sdk import devices, location
 from qeff_engine.sdk.devices import Device
 
@@ -300,3 +301,24 @@ def test_both_forms_of_the_simulated_tool_tell_the_same(simulated_sdk_root):
     assert devices.parse_text(text) == found
     assert [(device.qid, device.nsp_total, device.ready) for device in found] == [(0, 16, True), (1, 14, True)]
     assert len({device.identity for device in found}) == 2
+
+
+IDLE = Device(**{**ULTRA.__dict__, "nsp_free": 16, "nsp_total": 16, "dram_free_mb": 30_000, "dram_total_mb": 32_000})
+USED = Device(**{**IDLE.__dict__, "nsp_free": 6, "dram_free_mb": 10_000})
+
+
+@pytest.mark.parametrize(
+    ("device", "num_cores", "dram_mb", "kind", "said"),
+    [
+        (IDLE, 16, 30_000, None, ""),
+        (USED, 6, 10_000, None, ""),
+        (USED, 8, 1, DeviceLost, r"needs 8 cores on device \d+ \(.*\), and 6 of 16 are free"),
+        (USED, 1, 20_000, DeviceLost, "needs 20000 MB of memory on device .* and 10000 of 32000 are free"),
+        (USED, 8, 20_000, DeviceLost, "needs 8 cores .* needs 20000 MB"),
+        (USED, 1, 33_000, DeviceOutOfMemory, "needs 33000 MB of memory"),
+        (IDLE, 1, 31_000, DeviceOutOfMemory, "and 30000 of 32000 are free"),
+    ],
+)
+def test_what_does_not_fit_now_is_refused_before_it_is_activated(device, num_cores, dram_mb, kind, said):
+    with pytest.raises(kind, match=said) if kind else contextlib.nullcontext():
+        devices.require_room(device, num_cores=num_cores, dram_bytes=dram_mb << 20)

@@ -1,0 +1,70 @@
+"""Asks the SDK's ``qaic-qpc`` whether a program is whole, and what it needs. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+from qeff_engine.errors import CompilerCrash, Infrastructure
+from qeff_engine.program import BINARY
+from qeff_engine.sdk.location import Sdk
+
+_LIMIT_S = 300.0  # it reads the whole file, which may have tens of gigabytes
+_USAGE = re.compile(r"usage|unknown|invalid option", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a program needs of each of its devices, as far as the tool says it.
+
+    Attributes:
+        num_cores: documented by the vendor; None when the tool does not say it.
+        dram_bytes: over all devices; only the simulated tool is known to say it.
+    """
+
+    num_cores: int | None = None
+    dram_bytes: int | None = None
+
+
+def validated(sdk: Sdk, *, program: Path) -> Needs:
+    """What a program in a directory needs; nothing is known when the SDK has no such tool, or an older one.
+
+    Raises:
+        CompilerCrash: the tool finds that the program is damaged.
+        Infrastructure: the tool cannot be started, or hangs.
+    """
+    tool = sdk.root / "tools" / "qaic-qpc"
+    if not tool.is_file():
+        return Needs()
+    command = [str(tool), "validate", "-i", str(program / BINARY)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Infrastructure(f"{tool} could not look at the program: {error}.") from error
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0 and not any(map(_USAGE.search, lines)):
+        said = lines[-1] if lines else "it cannot be read"
+        raise CompilerCrash(
+            f"The compiler ended with exit code 0 but left a damaged program: {said}",
+            advice="It is a fault of the compiler or of the disk: compile again, and see the kernel's log.",
+        )
+    return Needs(
+        num_cores=_number(r"Number of NSP required\s*:\s*(\d+)", done.stdout),
+        dram_bytes=_number(r"DDR required\s*:\s*(\d+) bytes", done.stdout),
+    )
+
+
+def _number(pattern: str, text: str) -> int | None:
+    found = re.search(pattern, text)
+    return int(found[1]) if found else None
