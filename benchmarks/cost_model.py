@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost_fit, cost_page, cost_plots, measure, published
+from benchmarks import compile_times, cost_fit, cost_page, cost_plots, measure, published
 from qeff_engine.simulated_sdk import cost_parameters
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -25,6 +25,9 @@ def fitted_table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(cost_parameters.FILE.read_text())
     for name in cost_fit.FREE:
         table["parameters"][name]["value"] = float(f"{getattr(found, name):.{SIGNIFICANT}g}")
+    times = compile_times.fit([point for point in compile_times.points() if point.fits])
+    for name, value in times.items():
+        table["compile_time"][name]["value"] = float(f"{value:.{SIGNIFICANT}g}")
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks import cost_fit, geometries
+from benchmarks import compile_times, cost_fit, geometries
 from benchmarks.convolutional import convolutional_work
 from benchmarks.published import LATENCY_MS, Point
 from qeff_engine.simulated_sdk import cost_model, cost_parameters
@@ -36,7 +36,9 @@ def page(text: str, *, points: Sequence[Point], left_out: LeftOut) -> str:
     """
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    made = "\n".join([_summary(points, left_out), _parameters(), _points(points, left_out), _sweeps()])
+    made = "\n".join(
+        [_summary(points, left_out), _parameters(), _points(points, left_out), _sweeps(), compile_times.table()]
+    )
     return f"{head}{BEGIN}\n{made}\n{END}{tail}"
 
 
@@ -86,10 +88,10 @@ def _multicast(points: Sequence[Point]) -> str:
 
 
 def _parameters() -> str:
-    entries = cost_parameters.table()["parameters"]
     rows = [
         [f"`{name}`", f"{entry['value']:g}", entry["unit"], entry["kind"], entry["source"]]
-        for name, entry in entries.items()
+        for section in ("parameters", "compile_time")
+        for name, entry in cost_parameters.table()[section].items()
     ]
     return f"### Parameters\n\n{_rows(['parameter', 'value', 'unit', 'kind', 'source'], rows)}"
 

@@ -57,6 +57,8 @@ def compile_program(options: Options, *, version: str) -> None:
         raise
     if options.aic_perf_metrics:
         metrics.print_metrics(network, lowered=lowered)
+    if "time-passes" in options.defined:
+        metrics.print_compile_time(network, lowered=lowered)
     print(f"Generated binary is present at {options.binary_dir}", flush=True)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from math import prod
 
 import onnx
 
+from qeff_engine.simulated_sdk import compile_time
 from qeff_engine.simulated_sdk.lowering import Lowered
 from qeff_engine.simulated_sdk.network_description import Network
 
@@ -30,6 +32,23 @@ def print_metrics(network: Network, *, lowered: Lowered) -> None:
     print(f"Barriers: {max(work.num_operators for work in network.works)}")
     print(f"constants.bin QPC section size: {network.constants_bytes}")
     print(f"ELF sections size: {lowered.model.ByteSize()}", flush=True)
+
+
+def print_compile_time(network: Network, *, lowered: Lowered) -> None:
+    """Print what the real compiler would have taken for this program; the form is this SDK's own."""
+    weight_bytes = sum(4 * prod(item.weight.dims) for item in lowered.constants)
+    samples = [binding.shapes[0][0] for binding in network.inputs if binding.shapes[0]]
+    taken_s = compile_time.seconds(
+        operators=sum(work.num_operators for work in network.works),
+        weight_bytes=weight_bytes,
+        cores=network.num_cores,
+        ols=network.ols,
+        mos=network.mos,
+        batch=samples[0] if samples else 1,
+    )
+    memory_mib = compile_time.memory_bytes(weight_bytes=weight_bytes) / 2**20
+    print(f"Predicted compile time of the real compiler: {taken_s:.1f} s")
+    print(f"Predicted compile memory of the real compiler: {memory_mib:.0f} MiB", flush=True)
 
 
 def _histogram(model: onnx.ModelProto) -> Counter[str]:

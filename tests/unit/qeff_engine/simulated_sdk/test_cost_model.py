@@ -168,6 +168,7 @@ def test_every_number_says_its_unit_its_kind_and_where_it_is_from():
     entries = [
         *table["parameters"].values(),
         *table["passes"].values(),
+        *table["compile_time"].values(),
         *(entry for device in table["devices"].values() for entry in device.values()),
     ]
     for entry in entries:

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from benchmarks import cost_fit, cost_model, cost_page, cost_plots, published
-from qeff_engine.simulated_sdk import cost_parameters
+from benchmarks import compile_times, cost_fit, cost_model, cost_page, cost_plots, published
+from qeff_engine.simulated_sdk import compile_time, cost_parameters
 from qeff_engine.simulated_sdk.devices import KINDS
 
 POINTS = published.points()
@@ -74,3 +74,28 @@ def test_a_fit_finds_the_parameters_behind_made_up_rates():
     found = cost_fit.fit(made_up, start=cost_parameters.load(), steps=8)
     assert found.conv_share == pytest.approx(0.5, rel=0.08)
     assert found.mx_weights_per_ns == pytest.approx(6.0, rel=0.05)
+
+
+def test_compile_times_of_the_file_are_where_their_fit_ends():
+    chosen = [point for point in compile_times.points() if point.fits]
+    for name, value in compile_times.fit(chosen).items():
+        assert compile_time.load()[name] == pytest.approx(value, rel=1e-3), name
+    for point in chosen:
+        assert compile_times.predicted_s(point) == pytest.approx(point.published_s, rel=0.2), point.id
+
+
+def test_a_fit_of_compile_times_finds_the_law_behind_made_up_ones():
+    truth = {
+        **compile_time.load(),
+        "per_operator_s": 0.1,
+        "per_core": 0.2,
+        "per_core_and_ols": 0.03,
+        "per_sample": 0.04,
+    }
+    made_up = [
+        dataclasses.replace(point, published_s=compile_times.predicted_s(point, parameters=truth))
+        for point in compile_times.points()
+        if point.fits
+    ]
+    for name, value in compile_times.fit(made_up).items():
+        assert value == pytest.approx(truth[name], rel=1e-6), name

@@ -68,6 +68,19 @@ def test_performance_metrics_count_packed_sizes(decoder, compile_in, capsys):
     assert int(printed["Estimated MACs"]) == 4 * graphs.KEY_HH.size + graphs.EMBEDDING_VH.size
 
 
+def test_the_predicted_time_of_the_real_compiler_is_printed_and_grows_with_cores(decoder, compile_in, capsys):
+    taken = []
+    for cores in (1, 14):
+        flags = ("-convert-to-fp16", "-time-passes", f"-aic-num-cores={cores}")
+        assert compile_in(decoder, *flags, specializations=graphs.SPECIALIZATIONS) == 0
+        (decoder.parent / "qpc" / "programqpc.bin").unlink()
+        (decoder.parent / "qpc").rmdir()
+        printed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+        taken.append(float(printed["Predicted compile time of the real compiler"].removesuffix(" s")))
+        assert printed["Predicted compile memory of the real compiler"].endswith(" MiB")
+    assert 0 < taken[0] < taken[1]
+
+
 def _refused(compile_in, capsys, path, *flags, specializations=graphs.SPECIALIZATIONS, code=1):
     assert compile_in(path, *flags, specializations=specializations) == code
     assert not (path.parent / "qpc").exists(), "a refused compile leaves no directory behind"
