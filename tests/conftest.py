@@ -27,3 +27,9 @@ def simulated_sdk_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
     )
     return root
+
+
+@pytest.fixture
+def fp32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated programs compute in fp32, so that a tiny model's near ties are decided as the original decides them."""
+    monkeypatch.setenv("QAIC_SIM_ACTIVATIONS", "fp32")

@@ -36,7 +36,7 @@ def measured(farm: RunningFarm, submission_id: int) -> list[dict[str, Any]]:
 
 
 def test_a_model_runs_on_three_widths_and_on_two_devices_and_a_killed_stage_changes_nothing(
-    tmp_path: Path, model: Path
+    tmp_path: Path, model: Path, fp32_arithmetic: None
 ) -> None:
     with running_farm(tmp_path / "home", node_module="workers") as farm:
         submission_id = submit(farm, model, "--cores", "8,14,16")

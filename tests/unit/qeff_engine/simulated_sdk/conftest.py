@@ -40,9 +40,3 @@ def runtime(simulated_sdk_root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
         assert Path(str(module.__file__)).is_relative_to(simulated_sdk_root), "another test loaded another SDK"
     assert "qaicrt" in sys.modules
     return loaded
-
-
-@pytest.fixture
-def fp32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs compute in fp32, so that what is done to weights can be seen by itself."""
-    monkeypatch.setenv("QAIC_SIM_ACTIVATIONS", "fp32")
