@@ -10,7 +10,7 @@ Shape legend: B batch, H heads, S tokens of this call, C context length, D head 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -150,6 +150,23 @@ class RetainedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has 
         return int(self._states[KEY].shape[2])
 
 
+class CacheLayers(list[Any]):
+    """The caches of layers, which note by what numbers they are asked for.
+
+    Attributes:
+        used: those numbers.
+    """
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        super().__init__(layers)
+        self.used: list[int] = []
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, int):
+            self.used.append(number)
+        return super().__getitem__(number)
+
+
 class RetainedCache(Cache):  # type: ignore[misc]
     """The caches of all layers, and the order of this call's tokens.
 
@@ -160,7 +177,7 @@ class RetainedCache(Cache):  # type: ignore[misc]
     """
 
     def __init__(self, layers: list[Any], *, order: TokenOrder, positions_BS: torch.Tensor, ctx_len: int) -> None:
-        super().__init__(layers=layers)
+        super().__init__(layers=CacheLayers(layers))
         self.order, self.positions, self.ctx_len = order, positions_BS, ctx_len
         self.asked: torch.Tensor | None = None
         self.num_taken = 0
@@ -178,17 +195,17 @@ class RetainedCache(Cache):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Update one layer; see :meth:`RetainedLayer.update`."""
-        keys, values = self.layers[int(layer_idx)].update(key_states, value_states, *args, **kwargs)
+        keys, values = self.layers[layer_idx].update(key_states, value_states, *args, **kwargs)
         return keys, values
 
     def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         """Update the index keys of one layer; see :meth:`RetainedLayer.update_indexer`."""
-        keys_BCD: torch.Tensor = self.layers[int(layer_idx)].update_indexer(indexer_key_states)
+        keys_BCD: torch.Tensor = self.layers[layer_idx].update_indexer(indexer_key_states)
         return keys_BCD
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor:
         """The last columns that a convolution saw before this call [B, D, K]."""
-        layer = self.layers[int(layer_idx)]
+        layer = self.layers[layer_idx]
         before_BDK: torch.Tensor = layer.before(layer.stems(CONV)[state_idx])
         return before_BDK
 
@@ -196,13 +213,13 @@ class RetainedCache(Cache):  # type: ignore[misc]
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
         """Append the columns of this call; see :meth:`RetainedLayer.append_to_conv`."""
-        layer = self.layers[int(layer_idx)]
+        layer = self.layers[layer_idx]
         columns: torch.Tensor = layer.append_to_conv(layer.stems(CONV)[state_idx], conv_states)
         return columns
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor:
         """The state of a recurrence before this call."""
-        layer = self.layers[int(layer_idx)]
+        layer = self.layers[layer_idx]
         self.asked = layer.before(layer.stems(RECURRENT)[state_idx])
         self.num_taken = 0
         return self.asked
@@ -211,7 +228,7 @@ class RetainedCache(Cache):  # type: ignore[misc]
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
         """Replace the state of a recurrence."""
-        layer = self.layers[int(layer_idx)]
+        layer = self.layers[layer_idx]
         successor: torch.Tensor = layer.replace(layer.stems(RECURRENT)[state_idx], recurrent_states)
         return successor
 

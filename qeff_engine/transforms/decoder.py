@@ -20,9 +20,19 @@ from qeff_engine import exported, patching
 from qeff_engine.architectures import registry
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import binding, functions, symbolic_sizes, tracing
-from qeff_engine.transforms import experts, kernels, layer_calls, layer_functions, layout, masks, norms, recurrences
+from qeff_engine.transforms import (
+    experts,
+    kernels,
+    layer_calls,
+    layer_functions,
+    layer_kinds,
+    layout,
+    masks,
+    norms,
+    recurrences,
+)
 from qeff_engine.transforms.cache import KEY, RECURRENT, LayerLayout, RetainedCache, RetainedLayer
-from qeff_engine.transforms.layer_calls import NoFit
+from qeff_engine.transforms.layer_numbers import NoFit
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel
 
@@ -352,20 +362,25 @@ def decoder_arguments(
 def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.Model, int]:
     """The graph with its layers as calls of functions, and the number of functions."""
     inputs = decoder.inputs
-    calls: list[layer_calls.Recording] = []
-    layers = layer_calls.find_layers(weightless.module, layouts=decoder.layouts)
+    recorded: list[list[layer_calls.Site]] = []
+    layers = layer_calls.find_layers(weightless.module, num_caches=len(decoder.layouts))
     for variant in (0, 1):
         with weightless.fake_mode, tracing.untraceable_is_unsupported(type(weightless.module).__name__):
             made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs, variant=variant))
             arguments = decoder_arguments(decoder, made, states=list(decoder.states))
-            calls.append(layer_calls.record(functools.partial(decoder, *arguments), layers=layers))
-    kinds = layer_calls.kinds_of(calls[0], calls[1], layers=layers, layouts=decoder.layouts)
-    bodies = layer_functions.Bodies(kinds, fake_mode=weightless.fake_mode)
+            recorded.append(
+                layer_calls.record(
+                    functools.partial(decoder, *arguments), layers=layers, kept=decoder.layouts.__getitem__
+                )
+            )
+    sites = recorded[0]
+    kinds = layer_kinds.kinds_of(sites, recorded[1], layouts=decoder.layouts)
+    bodies = layer_functions.Bodies(sites, kinds=kinds, fake_mode=weightless.fake_mode)
     first = decoder.first_keys
     with weightless.fake_mode:
         made = tracing.examples(inputs, sizes=tracing.sizes_of(inputs))
     as_one = patching.attributes([(decoder, "shares_one_state", True)])
-    with as_one, layer_functions.as_calls(layers, kinds=kinds):
+    with as_one, layer_functions.as_calls(weightless.module, sites=sites, kinds=kinds):
         model = tracing.trace(
             decoder,
             decoder_arguments(decoder, made, states=first),
@@ -376,5 +391,5 @@ def _with_functions(decoder: Decoder, weightless: WeightlessModel) -> tuple[ir.M
             output_names=list(decoder.outputs(0)),
         )
     binding.rename(model, names=weightless.names(decoder))
-    bodies.call_from(model, layers=layers, states=decoder.states, weightless=weightless)
+    bodies.call_from(model, states=decoder.states, weightless=weightless)
     return model, len(bodies.functions)

@@ -1,10 +1,13 @@
-"""How a model calls its decoder layers, and which of them are the same code."""
+"""How a model calls its decoder layers, and which of the calls are the same code.
+
+A call may use any number of caches, a layer may be called several times with other caches, and layers may pass tensors
+to later ones in a mapping that all of them get.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -13,239 +16,202 @@ from torch.utils import _pytree as pytree
 from transformers.cache_utils import Cache
 
 from qeff_engine import patching
-from qeff_engine.transforms.cache import LayerLayout
-from qeff_engine.transforms.weightless import fake_weights, is_fake
+from qeff_engine.transforms import layer_numbers
+from qeff_engine.transforms.layer_numbers import LayerNumber, NoFit, NumberUsed, Place, Sum
+from qeff_engine.transforms.shared_entries import SharedEntries, entry
+from qeff_engine.transforms.weightless import is_fake
 
-_PLAIN_TYPES = (int, float, str, bool, type(None), torch.dtype)
-_NUMBER = "layer_idx"
-NUMBERS = (_NUMBER, "layer_id")  # attributes that have the number of a layer
-_NOT_COMPARED = (*NUMBERS, "training")
-
-
-class NoFit(Exception):
-    """The layers of a model cannot be calls of functions; the message says why."""
-
-
-class NumberUsed(NoFit):
-    """A layer computes with its own number."""
-
-
-class LayerNumber(int):
-    """The number of a layer, to find its cache with; anything else that is done with it makes layers differ by it."""
-
-    def _refused(self, *_: Any) -> Any:
-        raise NumberUsed("a layer computes with its own number")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __floordiv__ = _refused
-    __truediv__ = __rtruediv__ = __float__ = __pow__ = __hash__ = _refused
-    __lt__ = __le__ = __gt__ = __ge__ = _refused
-
-
-class OwnNumber:
-    """Stands among the arguments of a call for the number of the layer."""
+PLAIN_TYPES = (int, float, str, bool, type(None), torch.dtype)
+_NOT_COMPARED = (*layer_numbers.NAMES, "training")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """How the model called a layer.
+    """How the model called a layer that really ran.
 
     Attributes:
-        leaves: arguments, flattened.
+        leaves: arguments, flattened; caches and mappings are left whole.
         spec: how they were nested.
-        outputs: results, flattened.
-        output_spec: how they were nested.
+        entries: values by key that the layer read from a mapping among the arguments, by its place there.
+        results: what the layer returned.
+        written: values by key that the layer wrote into a mapping among the arguments, by its place there.
+        told: the numbers that it was told.
+        sums: how the layer came to the numbers of the caches that it used.
+        followed: places of numbers that it did nothing else with.
     """
 
     leaves: list[Any]
     spec: Any
-    outputs: list[Any]
-    output_spec: Any
+    entries: dict[int, dict[Any, Any]]
+    results: Any
+    written: dict[int, dict[Any, Any]]
+    told: dict[Place, int]
+    sums: list[Sum]
+    followed: frozenset[Place]
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """The tensors among the arguments."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        """The tensors among the arguments, and then those that were read from mappings."""
+        return passed_tensors(self.leaves, self.entries)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Results, and then what was written into mappings, flattened."""
+        return pytree.tree_leaves((self.results, self.written))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One run of a model.
+class Site:
+    """One of the calls of layers in a run of a model.
 
     Attributes:
-        calls: by number of the layer that really ran.
-        same_as: for each layer, the number of the one that ran in its place.
+        path: name of the layer in the model.
+        layer: the layer.
+        caches: numbers of the caches that it uses.
+        same_as: number of the site whose call really ran and is the same code.
+        call: how it was called, for one that really ran.
     """
 
-    calls: dict[int, Call]
-    same_as: list[int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
-    """Layers that are the same code.
-
-    Attributes:
-        name: of the function.
-        number: of the layer that stands for them.
-        layer: that layer.
-        layout: what each of them keeps; None for nothing.
-        call: how the layer was called.
-        dynamic: for each tensor argument, the axes whose sizes vary.
-        output_shapes: for each tensor result, each size as a number, or as (tensor argument, axis) that it equals.
-        weights: names of the weights in the layer, in the order of the function's inputs.
-    """
-
-    name: str
-    number: int
+    path: str
     layer: nn.Module
-    layout: LayerLayout | None
-    call: Call
-    dynamic: list[list[int]]
-    output_shapes: list[list[int | tuple[int, int]]]
-    weights: list[str]
+    caches: tuple[int, ...]
+    same_as: int
+    call: Call | None
 
 
-def find_layers(model: nn.Module, *, layouts: Sequence[Any]) -> nn.ModuleList:
-    """The list of decoder layers.
+def find_layers(model: nn.Module, *, num_caches: int) -> dict[str, nn.Module]:
+    """The decoder layers by name: those of a list with one for each cache, or else of the lists that know numbers.
 
     Raises:
-        NoFit: there is none with one layer for each cache.
+        NoFit: there are none.
     """
-    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == len(layouts)]
-    if not found:
-        raise NoFit(f"no list of {len(layouts)} layers")
-    return max(found, key=lambda module: sum(parameter.numel() for parameter in module.parameters()))
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    found = {name: module for name, module in lists.items() if len(module) == num_caches}
+    if found:
+        name = max(found, key=lambda item: sum(parameter.numel() for parameter in found[item].parameters()))
+        return _numbered(name, found[name])
+    layers: dict[str, nn.Module] = {}
+    for name, module in lists.items():
+        is_inside = any(name.startswith(f"{other}.") for other in layers)
+        if not is_inside and len(module) and all(layer_numbers.of_attributes(layer) for layer in module):
+            layers.update(_numbered(name, module))
+    if not layers:
+        raise NoFit(f"no list of {num_caches} layers, and none whose layers know numbers of caches")
+    return layers
 
 
-def record(run: Callable[[], Any], *, layers: nn.ModuleList, hints: Sequence[Hashable] = ()) -> Recording:
-    """Run a model and write down how it calls its layers; a layer that is like an earlier one does not really run.
+def _numbered(name: str, layers: nn.ModuleList) -> dict[str, nn.Module]:
+    return {f"{name}.{number}": layer for number, layer in enumerate(layers)}
+
+
+def record(
+    run: Callable[[], Any], *, layers: Mapping[str, nn.Module], kept: Callable[[int], Any] = lambda number: None
+) -> list[Site]:
+    """Run a model and write down how it calls its layers; a call that is like an earlier one does not really run.
 
     Args:
         run: runs the model.
-        layers: its layers.
-        hints: for each layer something that must be equal, too, for two to be alike.
-    """
-    calls: dict[int, Call] = {}
-    alike: dict[Hashable, int] = {}
-    by_number: set[Hashable] = set()
-    same_as = list(range(len(layers)))
+        layers: its layers, by name.
+        kept: says of the number of a cache what must be equal for calls to be alike that use it.
 
-    def replaced(number: int, original: Callable[..., Any], signature: Hashable) -> Callable[..., Any]:
-        place = _NumberPlace(original, number=number)
+    Raises:
+        NoFit: the layers are called in a way that cannot be followed.
+    """
+    recorder = _Recorder(kept)
+    with patching.attributes([(layer, "forward", recorder.watched(path, layer)) for path, layer in layers.items()]):
+        run()
+    return recorder.sites
+
+
+class _Recorder:
+    def __init__(self, kept: Callable[[int], Any]) -> None:
+        self.sites: list[Site] = []
+        self._kept = kept
+        self._alike: dict[Hashable, list[int]] = {}
+
+    def watched(self, path: str, layer: nn.Module) -> Callable[..., Any]:
+        """What a layer does in the place of its forward."""
+        original, signature = layer.forward, _signature(layer)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            leaves, spec = pytree.tree_flatten(place.filled(OwnNumber(), args, kwargs))
+            leaves, spec = flatten(args, kwargs)
+            told = _told(layer, leaves)
             key = (signature, tuple(_described(leaf) for leaf in leaves), str(spec))
-            if key not in alike and key not in by_number:
-                try:
-                    own_args, own_kwargs = place.filled(LayerNumber(number), args, kwargs)
-                    calls[number] = _call(leaves, spec, results=original(*own_args, **own_kwargs))
-                    alike[key] = number
-                except NumberUsed:
-                    by_number.add(key)
-            if key in by_number:
-                leaves, spec = pytree.tree_flatten((args, kwargs))
-                calls[number] = _call(leaves, spec, results=original(*args, **kwargs))
-            same_as[number] = alike.get(key, number)
-            known = calls[same_as[number]]
-            return pytree.tree_unflatten(known.outputs, known.output_spec)
+            earlier = self._alike.setdefault(key, [])
+            found = next((number for number in earlier if self._is_like(number, told=told, leaves=leaves)), None)
+            number = len(self.sites)
+            call = None if found is not None else _really_called(original, layer=layer, leaves=leaves, spec=spec)
+            if call is not None:
+                earlier.append(number)
+            known = call or self._call(found)
+            caches = tuple(item.value(told) for item in known.sums)
+            self.sites.append(
+                Site(path=path, layer=layer, caches=caches, same_as=number if found is None else found, call=call)
+            )
+            for place, values in known.written.items():
+                leaves[place].update(values)
+            return pytree.tree_map(lambda leaf: leaf, known.results)
 
         return forward
 
-    changes = []
-    for number, layer in enumerate(layers):
-        signature = (_signature(layer), hints[number] if hints else None)
-        changes.append((layer, "forward", replaced(number, layer.forward, signature)))
-    with patching.attributes(changes):
-        run()
-    return Recording(calls=calls, same_as=same_as)
+    def _call(self, number: int | None) -> Call:
+        call = self.sites[number].call if number is not None else None
+        assert call is not None
+        return call
 
-
-class _NumberPlace:
-    """Where a layer takes its own number."""
-
-    def __init__(self, forward: Callable[..., Any], *, number: int) -> None:
-        names = list(inspect.signature(forward).parameters)
-        self._place = names.index(_NUMBER) if _NUMBER in names else None
-        self._number = number
-
-    def filled(
-        self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call with ``value`` there."""
-        place = self._place
-        if place is not None and place < len(args) and args[place] == self._number:
-            return (*args[:place], value, *args[place + 1 :]), kwargs
-        if place is not None and kwargs.get(_NUMBER) == self._number:
-            return args, {**kwargs, _NUMBER: value}
-        return args, kwargs
-
-
-def _call(leaves: list[Any], spec: Any, *, results: Any) -> Call:
-    outputs, output_spec = pytree.tree_flatten(results)
-    return Call(leaves=leaves, spec=spec, outputs=outputs, output_spec=output_spec)
-
-
-def kinds_of(
-    first: Recording, second: Recording, *, layers: nn.ModuleList, layouts: Sequence[LayerLayout | None]
-) -> list[Kind]:
-    """The kind of each layer, from recordings at two sizes.
-
-    Raises:
-        NoFit: the layers are called in a way that functions cannot be called.
-    """
-    if first.same_as != second.same_as:
-        raise NoFit("layers that are alike at one size differ at another")
-    by_number: dict[int, Kind] = {}
-    for number in sorted(set(first.same_as)):
-        if number not in first.calls:
-            raise NoFit(f"layer {number} is not called")
-        call, other = first.calls[number], second.calls[number]
-        layout = layouts[number]
-        if layout is None:
-            _refuse_hidden_arguments(call, number=number)
-        by_number[number] = Kind(
-            name=f"{type(layers[number]).__name__}_{len(by_number)}",
-            number=number,
-            layer=layers[number],
-            layout=layout,
-            call=call,
-            dynamic=[_varying(one, two) for one, two in zip(call.tensors, other.tensors, strict=True)],
-            output_shapes=_output_shapes(call, other),
-            weights=[name for name, _ in fake_weights(layers[number])],
+    def _is_like(self, number: int, *, told: Mapping[Place, int], leaves: Sequence[Any]) -> bool:
+        """Whether a call of the same key, told these numbers, is the same code as an earlier one."""
+        site, call = self.sites[number], self._call(number)
+        if told.keys() != call.told.keys() or any(
+            told[place] != call.told[place] for place in told.keys() - call.followed
+        ):
+            return False
+        caches = [item.value(told) for item in call.sums]
+        pairs = set(zip(caches, site.caches, strict=True))
+        if len(pairs) != len(set(caches)) or len(pairs) != len(set(site.caches)):
+            return False
+        return all(self._kept(one) == self._kept(other) for one, other in pairs) and all(
+            _entry_key(entry(leaves[place], key)) == _entry_key(value)
+            for place, values in call.entries.items()
+            for key, value in values.items()
         )
-    return [by_number[number] for number in first.same_as]
 
 
-def _refuse_hidden_arguments(call: Call, *, number: int) -> None:
-    """Refuse a layer without states that may get those of another one in an object that hides tensors."""
-    for leaf in call.leaves:
-        if not isinstance(leaf, (torch.Tensor, Cache, OwnNumber, *_PLAIN_TYPES)):
-            raise NoFit(f"layer {number} keeps nothing and takes a {type(leaf).__name__}")
-
-
-def _varying(one: torch.Tensor, two: torch.Tensor) -> list[int]:
-    return [axis for axis in range(one.ndim) if one.shape[axis] != two.shape[axis]]
-
-
-def _output_shapes(call: Call, other: Call) -> list[list[int | tuple[int, int]]]:
-    """Where each size of each result comes from."""
-    known: dict[tuple[int, int], tuple[int, int]] = {}
-    for position, (one, two) in enumerate(zip(call.tensors, other.tensors, strict=True)):
-        for axis in range(one.ndim):
-            known.setdefault((int(one.shape[axis]), int(two.shape[axis])), (position, axis))
-    shapes: list[list[int | tuple[int, int]]] = []
-    for one, two in zip(call.outputs, other.outputs, strict=True):
-        if not isinstance(one, torch.Tensor):
-            if one is not None:
-                raise NoFit(f"a layer returns a {type(one).__name__}")
-            continue
-        sizes = [(int(a), int(b)) for a, b in zip(one.shape, two.shape, strict=True)]
-        unknown = [pair for pair in sizes if pair[0] != pair[1] and pair not in known]
-        if unknown:
-            raise NoFit(f"a layer returns an axis of {unknown[0][0]} and {unknown[0][1]} that none of its inputs has")
-        shapes.append([pair[0] if pair[0] == pair[1] else known[pair] for pair in sizes])
-    return shapes
+def _really_called(original: Callable[..., Any], *, layer: nn.Module, leaves: list[Any], spec: Any) -> Call:
+    """Call a layer with numbers that are followed; those that it computes with are given to it as they are."""
+    plain: set[Place] = set()
+    told = _told(layer, leaves)
+    caches = [leaf for leaf in leaves if isinstance(leaf, Cache)]
+    while True:
+        given = [SharedEntries(leaf) if isinstance(leaf, MutableMapping) else leaf for leaf in leaves]
+        for place in _numbers_among(leaves).keys() - plain:
+            given[place] = LayerNumber(leaves[place], places=(place,))
+        for cache in caches:
+            cache.layers.used.clear()
+        args, kwargs = pytree.tree_unflatten(given, spec)
+        try:
+            with layer_numbers.followed(layer, places=told.keys() - plain), layer_numbers.WatchedOperators():
+                results = original(*args, **kwargs)
+            break
+        except NumberUsed as error:
+            if error.places <= plain:
+                raise
+            plain |= error.places
+    mappings = {place: item for place, item in enumerate(given) if isinstance(item, SharedEntries)}
+    sums = [Sum(number, told=told) for cache in caches for number in cache.layers.used]
+    # Whether an argument that finds no cache is not used for something else nobody knows.
+    finding = {place for item in sums for place in item.places}
+    followed = {place for place in told if place not in plain and (isinstance(place, str) or place in finding)}
+    return Call(
+        leaves=leaves,
+        spec=spec,
+        entries={place: item.read for place, item in mappings.items() if item.read},
+        results=results,
+        told=told,
+        written={place: item.written for place, item in mappings.items() if item.written},
+        sums=sums,
+        followed=frozenset(followed),
+    )
 
 
 def _signature(layer: nn.Module) -> Hashable:
@@ -264,7 +230,7 @@ def _signature(layer: nn.Module) -> Hashable:
 
 
 def _frozen(value: Any) -> Any:
-    if isinstance(value, _PLAIN_TYPES):
+    if isinstance(value, PLAIN_TYPES):
         return (type(value), value)
     if isinstance(value, list | tuple):
         return tuple(_frozen(item) for item in value)
@@ -283,7 +249,47 @@ def _buffer_key(tensor: torch.Tensor) -> Hashable:
     return (*shape, tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def _described(leaf: Any) -> Hashable:
+def _described(leaf: Any) -> Any:
+    """What must be equal of an argument for calls to be alike, before it is known what they do with it."""
+    if type(leaf) is int or isinstance(leaf, MutableMapping):
+        return type(leaf)
+    return _read_key(leaf)
+
+
+def _entry_key(value: Any) -> Hashable:
+    leaves, spec = pytree.tree_flatten(value)
+    return tuple(_read_key(leaf) for leaf in leaves), str(spec)
+
+
+def _read_key(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), str(leaf.dtype)
     return "cache" if isinstance(leaf, Cache) else _frozen(leaf)
+
+
+def _told(layer: nn.Module, leaves: Sequence[Any]) -> dict[Place, int]:
+    """The numbers that a layer has, and those among the arguments of a call."""
+    among: dict[Place, int] = dict(_numbers_among(leaves).items())
+    return {**layer_numbers.of_attributes(layer), **among}
+
+
+def _numbers_among(leaves: Sequence[Any]) -> dict[int, int]:
+    """The numbers among the arguments of a call."""
+    return {place: leaf for place, leaf in enumerate(leaves) if type(leaf) is int}
+
+
+def flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The arguments of a call, flattened, and how they were nested; mappings are left whole."""
+    return pytree.tree_flatten(
+        (args, kwargs), is_leaf=lambda item: isinstance(item, MutableMapping) and item is not kwargs
+    )
+
+
+def passed_tensors(leaves: Sequence[Any], entries: Any) -> list[torch.Tensor]:
+    """The tensors among flattened arguments, mappings apart, and then those among the entries of mappings."""
+    return [*(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)), *tensors_of(entries)]
+
+
+def tensors_of(tree: Any) -> list[torch.Tensor]:
+    """The tensors of nested containers."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

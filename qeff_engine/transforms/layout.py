@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from transformers.cache_utils import (
 from qeff_engine.errors import Unsupported
 from qeff_engine.onnx_graph import tracing
 from qeff_engine.transforms import layer_calls
-from qeff_engine.transforms.cache import CONV, INDEX, KEY, RECURRENT, VALUE, LayerLayout, stem_of
+from qeff_engine.transforms.cache import CONV, INDEX, KEY, RECURRENT, VALUE, CacheLayers, LayerLayout, stem_of
+from qeff_engine.transforms.layer_calls import Site
+from qeff_engine.transforms.layer_numbers import NoFit
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel
 
@@ -33,8 +36,11 @@ class _ProbeCache(DynamicCache):  # type: ignore[misc]
     It has as many layers as are used, since a config may count those of an encoder.
     """
 
+    layers: CacheLayers
+
     def __init__(self, config: Any) -> None:
         super().__init__(config=config)
+        self.layers = CacheLayers(self.layers)
         self.layer_class_to_replicate = DynamicLayer
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Any:
@@ -68,9 +74,19 @@ class _ProbeCache(DynamicCache):  # type: ignore[misc]
             layer.number_of_states = state_idx + 1
         return number
 
-    def drop_unused(self) -> None:
-        """Drop layers at the end that nothing was written to."""
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """See the original, which compares the number."""
+        while len(self.layers) <= int(layer_idx):
+            self.layers.append(self.layer_class_to_replicate())
+        return self.layers[layer_idx].update(key_states, value_states, *args, **kwargs)
+
+    def drop_unused(self, *, but: Collection[int] = ()) -> None:
+        """Drop layers at the end that nothing was written to, ``but`` those of these numbers."""
         while self.layers and type(self.layers[-1]) is DynamicLayer and self.layers[-1].keys is None:
+            if len(self.layers) - 1 in but:
+                break
             self.layers.pop()
 
 
@@ -97,35 +113,58 @@ def discover(weightless: WeightlessModel) -> list[LayerLayout | None]:
         Unsupported: the decoder takes no cache, or keeps something else than keys, values and states of convolutions
             and recurrences.
     """
+    name = type(weightless.module).__name__
+    argument = cache_argument(weightless.module)
+    cache = _probe(weightless)
+    _refuse_other_states(cache.layers, name=name)
+    try:
+        sites = _recorded(weightless, {argument: cache})
+    except (NoFit, Unsupported):
+        cache, sites = _probe(weightless), []
+        _run(weightless, {argument: cache})
+        cache.drop_unused()
+    _refuse_other_states(cache.layers, name=name)  # a model may have added some
+    found = dict(enumerate(map(_layout, cache.layers)))
+    for site in sites:
+        found.update(zip(site.caches, map(found.get, sites[site.same_as].caches), strict=True))
+    return [found.get(number) for number in range(max(found, default=-1) + 1)]
+
+
+def _probe(weightless: WeightlessModel) -> _ProbeCache:
     model = weightless.module
-    argument = cache_argument(model)
     with tracing.untraceable_is_unsupported(type(model).__name__):
         cache = _ProbeCache(config=model.config)
-    _refuse_other_states(cache.layers, name=type(model).__name__)
     with weightless.fake_mode:
-        ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
         cache.order = TokenOrder(torch.arange(_NUM_TOKENS, dtype=torch.int32)[None])
-
-    def run() -> None:
-        with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
-            model(input_ids=ids, use_cache=True, **{argument: cache})
-
-    try:
-        layers = layer_calls.find_layers(model, layouts=cache.layers)
-    except layer_calls.NoFit:
-        run()
-        cache.drop_unused()
-        same_as = list(range(len(cache.layers)))
-    else:
-        _remind_of_numbers(layers)
-        kinds = [type(layer).__name__ for layer in cache.layers]
-        same_as = layer_calls.record(run, layers=layers, hints=kinds).same_as
-    _refuse_other_states(cache.layers, name=type(model).__name__)  # a model may have added some
-    found = [_layout(layer) for layer in cache.layers]
-    return [found[same_as[number]] if number < len(same_as) else item for number, item in enumerate(found)]
+    return cache
 
 
-def _remind_of_numbers(layers: nn.ModuleList) -> None:
+def _run(weightless: WeightlessModel, argument: Mapping[str, _ProbeCache]) -> None:
+    model = weightless.module
+    with weightless.fake_mode, tracing.untraceable_is_unsupported(type(model).__name__):
+        ids = torch.ones(1, _NUM_TOKENS, dtype=torch.long)
+        model(input_ids=ids, use_cache=True, **argument)
+
+
+def _recorded(weightless: WeightlessModel, argument: Mapping[str, _ProbeCache]) -> list[Site]:
+    """The calls of layers in a run with a cache by the name of its argument; those that are alike do not use it."""
+    (cache,) = argument.values()
+    num_caches = len(cache.layers)
+    layers = layer_calls.find_layers(weightless.module, num_caches=num_caches)
+    if len(layers) == num_caches:
+        _remind_of_numbers(layers.values())
+    kinds = dict(enumerate(map(type, cache.layers)))
+    sites = layer_calls.record(
+        lambda: _run(weightless, argument),
+        layers=layers,
+        kept=lambda number: kinds.get(number, cache.layer_class_to_replicate),
+    )
+    if len(layers) != num_caches:
+        cache.drop_unused(but={number for site in sites for number in site.caches})
+    return sites
+
+
+def _remind_of_numbers(layers: Iterable[nn.Module]) -> None:
     """Number the parts of layers that were told their layer's number and forgot it."""
     part: Any
     for number, layer in enumerate(layers):

@@ -103,8 +103,8 @@ def test_the_same_snapshot_gives_the_same_bytes(llama, tmp_path):
 
 def test_layers_of_one_kind_are_calls_of_one_function(llama):
     _, out, result = llama
-    calls = [node.op_type for node in graph_of(out).graph.node if node.domain == "qeff.layers"]
-    assert calls == ["LlamaDecoderLayer_0"] * 2
+    calls = [(node.name, node.op_type) for node in graph_of(out).graph.node if node.domain == "qeff.layers"]
+    assert calls == [(f"model.layers.{number}", "LlamaDecoderLayer_0") for number in range(2)]
     assert result.figures["num_layer_functions"] == 1
 
 
@@ -113,6 +113,28 @@ def test_more_layers_add_calls_and_no_functions(tmp_path):
     snapshot, out, result = exported_decoder.make(source, tmp_path)
     assert result.figures["num_layer_functions"] == 1
     checks.equal_to_original(snapshot, out)
+
+
+def test_a_layer_that_is_called_again_has_numbered_calls(tmp_path):
+    _, out, result = checks.exported_tiny("hrm_text", tmp_path)
+    calls = [node for node in graph_of(out).graph.node if node.domain == "qeff.layers"]
+    assert [node.name for node in calls] == [
+        "model.L_module.layers.0",
+        "model.L_module.layers.1",
+        "model.L_module.layers.0/call.1",
+        "model.L_module.layers.1/call.1",
+        "model.H_module.layers.0",
+        "model.H_module.layers.1",
+        "model.L_module.layers.0/call.2",
+        "model.L_module.layers.1/call.2",
+        "model.L_module.layers.0/call.3",
+        "model.L_module.layers.1/call.3",
+        "model.H_module.layers.0/call.1",
+        "model.H_module.layers.1/call.1",
+    ]
+    kept = [name for node in calls for name in node.input if name.startswith("past_key.")]
+    assert kept == [f"past_key.{number}" for number in range(12)]
+    assert result.figures["num_layer_functions"] == 1
 
 
 def test_bfloat16_weights_in_shards_stay_where_they_are(tmp_path):
@@ -218,7 +240,7 @@ def test_states_without_length_know_no_longest_sequence(tmp_path):
     assert exported.load(out).max_positions == 0
 
 
-def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, monkeypatch):
+def test_layers_that_compute_with_their_number_are_kinds_of_their_own(tmp_path, monkeypatch):
     original = modeling_llama.LlamaMLP.forward
     monkeypatch.setattr(modeling_llama.LlamaMLP, "layer_idx", 0, raising=False)
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: original(self, x) * (self.layer_idx + 1))
@@ -231,8 +253,23 @@ def test_layers_that_compute_with_their_number_are_traced_one_by_one(tmp_path, m
     monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "__init__", with_number)
     source = tiny.save_model(tmp_path / "source", "llama")
     snapshot, out, result = exported_decoder.make(source, tmp_path)
+    assert result.figures["num_layer_functions"] == 2
+    checks.equal_to_original(snapshot, out)
+
+
+def test_layers_that_cannot_be_functions_are_traced_one_by_one(tmp_path, monkeypatch):
+    original = modeling_llama.LlamaDecoderLayer.forward
+
+    def looking_at_the_first(self, *args, past_key_values, **kwargs):
+        assert past_key_values.layers[0] is not None
+        return original(self, *args, past_key_values=past_key_values, **kwargs)
+
+    source = tiny.save_model(tmp_path / "source", "llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling_llama.LlamaDecoderLayer, "forward", looking_at_the_first)
+        snapshot, out, result = exported_decoder.make(source, tmp_path)
     assert result.figures["num_layer_functions"] == 0
-    assert result.figures["why_no_layer_functions"] == "a layer computes with its own number"
+    assert result.figures["why_no_layer_functions"] == "cache 0 is used by 2 calls of layers, expected one"
     checks.equal_to_original(snapshot, out)
 
 
