@@ -74,6 +74,7 @@ def _run(stage_spec: spec.StageSpec, *, inputs: dict[str, Path], arguments: argp
                     inputs=inputs,
                     emit=emit,
                     sdk_root=getattr(arguments, "sdk_root", None),
+                    compiler_limit_s=getattr(arguments, "compiler_timeout", None),
                     devices=_grants(arguments, inputs=inputs),
                     trust_remote_code=command_line.code_consent(arguments),
                 )

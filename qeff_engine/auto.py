@@ -53,6 +53,7 @@ class QEFFAutoModelForCausalLM(Generating):
         ols: int | None = None,
         aic_enable_depth_first: bool = False,
         compiler_options: Mapping[str, object] | None = None,
+        compiler_timeout_s: float | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> str:
@@ -71,6 +72,7 @@ class QEFFAutoModelForCausalLM(Generating):
             aic_enable_depth_first: let the compiler schedule depth first.
             compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
                 underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
+            compiler_timeout_s: seconds after which the compiler is killed; None lets it run for ever.
             onnx_path: graph of an earlier export, instead of exporting.
             compile_dir: put the program there, in a directory of its own; else it stays in the cache.
 
@@ -89,7 +91,11 @@ class QEFFAutoModelForCausalLM(Generating):
                 compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None
             ),
         )
-        return str(self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)[exported.DECODER])
+        return str(
+            self._compile(
+                compile_spec, onnx_path=onnx_path, compile_dir=compile_dir, compiler_timeout_s=compiler_timeout_s
+            )[exported.DECODER]
+        )
 
     def generate(
         self,
@@ -146,6 +152,7 @@ class QEFFAutoModelForImageTextToText(Generating):
         ols: int | None = None,
         aic_enable_depth_first: bool = False,
         compiler_options: Mapping[str, object] | None = None,
+        compiler_timeout_s: float | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> dict[str, str]:
@@ -164,6 +171,7 @@ class QEFFAutoModelForImageTextToText(Generating):
             aic_enable_depth_first: let the compiler schedule depth first.
             compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
                 underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
+            compiler_timeout_s: seconds after which the compiler is killed; None lets it run for ever.
             onnx_path: one of the graphs of an earlier export, instead of exporting.
             compile_dir: put the programs there, in a directory of their own; else they stay in the cache.
 
@@ -185,7 +193,9 @@ class QEFFAutoModelForImageTextToText(Generating):
                 compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None
             ),
         )
-        paths = self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)
+        paths = self._compile(
+            compile_spec, onnx_path=onnx_path, compile_dir=compile_dir, compiler_timeout_s=compiler_timeout_s
+        )
         return {"vision_qpc_path": str(paths[exported.VISION]), "lang_qpc_path": str(paths[exported.DECODER])}
 
     def generate(
@@ -307,6 +317,7 @@ class QEFFAutoModel(model.Model):
         ols: int | None = None,
         aic_enable_depth_first: bool = False,
         compiler_options: Mapping[str, object] | None = None,
+        compiler_timeout_s: float | None = None,
         onnx_path: str | Path | None = None,
         compile_dir: str | Path | None = None,
     ) -> str:
@@ -323,6 +334,7 @@ class QEFFAutoModel(model.Model):
             aic_enable_depth_first: let the compiler schedule depth first.
             compiler_options: further flags of the compiler by name, such as ``{"allocator_dealloc_delay": 2}``;
                 underscores count as dashes, a path stands for its file. docs/compiler-flags.md has all of them.
+            compiler_timeout_s: seconds after which the compiler is killed; None lets it run for ever.
             onnx_path: graph of an earlier export, instead of exporting.
             compile_dir: put the program there, in a directory of its own; else it stays in the cache.
 
@@ -339,7 +351,11 @@ class QEFFAutoModel(model.Model):
                 asked(compiler_options, mos=mos, ols=ols, aic_enable_depth_first=aic_enable_depth_first or None)
             ),
         )
-        return str(self._compile(compile_spec, onnx_path=onnx_path, compile_dir=compile_dir)[exported.ENCODER])
+        return str(
+            self._compile(
+                compile_spec, onnx_path=onnx_path, compile_dir=compile_dir, compiler_timeout_s=compiler_timeout_s
+            )[exported.ENCODER]
+        )
 
     def generate(
         self,

@@ -192,6 +192,22 @@ def _add_compiler_options(command: argparse.ArgumentParser) -> None:
         metavar="-NAME[=VALUE]",
         help="one that is not known, as it is; nothing checks it; may be repeated",
     )
+    command.add_argument(
+        "--compiler-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="kill the compiler with all of its processes after so long (default: never)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return seconds
 
 
 def _argument(hint: Any, *, required: bool) -> dict[str, Any]:

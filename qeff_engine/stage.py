@@ -61,6 +61,8 @@ class StageContext:
         emit: receiver of events.
         sdk_root: directory of the Cloud AI SDK, real or simulated; None where no stage needs one.
         devices: cores held for this stage; only ``run`` has any.
+        compiler_limit_s: seconds after which a run of the compiler is killed; None for no limit. Nothing of what it
+            makes depends on this, so it is no part of a spec.
         on_token: told each generated token at once, by number of the prompt and token id; for streaming.
         trust_remote_code: which code of a snapshot may run: that of a digest (:mod:`qeff_engine.code_files`),
             :data:`AS_RESOLVED`, or none.
@@ -72,6 +74,7 @@ class StageContext:
     emit: events.Emit = events.discard
     sdk_root: Path | None = None
     devices: tuple[DeviceGrant, ...] = ()
+    compiler_limit_s: float | None = None
     on_token: Callable[[int, int], None] | None = None
     trust_remote_code: str = ""
 

@@ -81,6 +81,7 @@ class StageCache:
         *,
         inputs: Mapping[str, Entry] | None = None,
         sdk_root: Path | None = None,
+        compiler_limit_s: float | None = None,
         emit: events.Emit = tell_log,
     ) -> Entry:
         """The result of a stage: the kept one, or that of running it now.
@@ -109,6 +110,7 @@ class StageCache:
                     emit=emit,
                     sdk_root=sdk_root,
                     trust_remote_code=AS_RESOLVED,
+                    compiler_limit_s=compiler_limit_s,
                 )
                 return _make(stage_spec, context=context, home=home)
         except OSError as error:

@@ -119,7 +119,12 @@ class Model:
         return {name: directory / component.file for name, component in components.items()}
 
     def _compile(
-        self, compile_spec: spec.CompileSpec, *, onnx_path: str | Path | None, compile_dir: str | Path | None
+        self,
+        compile_spec: spec.CompileSpec,
+        *,
+        onnx_path: str | Path | None,
+        compile_dir: str | Path | None,
+        compiler_timeout_s: float | None,
     ) -> dict[str, Path]:
         """The program directory of each component.
 
@@ -127,13 +132,18 @@ class Model:
             compile_spec: what to compile for.
             onnx_path: an ONNX file of an earlier export; its directory describes it.
             compile_dir: where to put the program beside the cache.
+            compiler_timeout_s: seconds after which a run of the compiler is killed; None for no limit.
         """
+        if compiler_timeout_s is not None and not compiler_timeout_s > 0:
+            raise InvalidInput(f"compiler_timeout_s is {compiler_timeout_s}, expected seconds above 0, or None.")
         if onnx_path is not None:
             self._onnx = self._store.adopt(Path(onnx_path).absolute().parent)
         elif self._onnx is None:
             self._export(self._export_spec(), export_dir=None)
         assert self._onnx is not None
-        self._program = self._store.run(compile_spec, inputs={stage.ONNX: self._onnx})
+        self._program = self._store.run(
+            compile_spec, inputs={stage.ONNX: self._onnx}, compiler_limit_s=compiler_timeout_s
+        )
         directory = _placed(self._program, directory=compile_dir, prefix="qpc")
         return {name: directory / name / "qpc" for name in program.load(directory).commands}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from math import prod
 
 import onnx
@@ -16,22 +15,30 @@ _VTCM_BYTES = 8_323_072  # usable by one core, as the real compiler prints it
 
 
 def print_metrics(network: Network, *, lowered: Lowered) -> None:
-    """Print the lines that ``-aic-perf-metrics`` asks for; sizes are those of the card's form."""
-    flops = max(work.flops for work in network.works)
-    print(f"Estimated MACs: {flops / 2:.0f}")
-    for name, count in sorted(_histogram(lowered.model).items()):
-        print(f"  {name}: {count}")
+    """Print the lines that ``-aic-perf-metrics`` asks for, in the form that the SDK's profiling tutorial shows; sizes
+    are those of the card's form.
+
+    The histogram of operations by size is left out: sizes between operators are not known any more at this place.
+    """
+    print("AIC WARNING: MAC estimate does not yet handle all operations")
+    macs = max(work.flops for work in network.works) / 2
+    print(f"Original MAC estimate: {macs:.0f}")
+    print(f"preD32 constants size: {sum(item.weight.num_bytes for item in lowered.constants)} B")
+    print(f"AIC HMX MAC estimate:  {macs:.0f}")
+    print("AIC non-HMX MAC estimate:  0")
+    for name in ("d32", "final"):
+        print(f"{name} constants size: {network.constants_bytes} B")
     for core in range(network.num_cores):
-        print(f"VTCM{core}Size: {_VTCM_BYTES}")
-    print(f"VTCMMaxSize: {_VTCM_BYTES}")
-    print(f"StaticSharedDDRSize: {network.dram_bytes - network.constants_bytes}")
-    print(f"StaticConstantsSize: {network.constants_bytes}")
-    reads = max(work.ddr_bytes for work in network.works)
-    for core in range(network.num_cores):
-        print(f"c{core:02d} DDR traffic: {reads / network.num_cores:.0f}")
-    print(f"Barriers: {max(work.num_operators for work in network.works)}")
-    print(f"constants.bin QPC section size: {network.constants_bytes}")
-    print(f"ELF sections size: {lowered.model.ByteSize()}", flush=True)
+        print(f"VTCM{core}Size:   {_VTCM_BYTES} B")
+    print(f"VTCMMaxSize: {_VTCM_BYTES} B")
+    shared = network.dram_bytes - network.constants_bytes
+    for name, size in (("SharedDDR", shared), ("Constants", network.constants_bytes)):
+        print(f"Static{name}Size: \t{size:>12} B")
+        print(f"Dynamic{name}Size: \t{0:>12} B")
+    print(f"Constants size: {network.constants_bytes} (bytes)")
+    _print_traffic(network)
+    print(f"constants.bin QPC section size: {network.constants_bytes} (bytes)")
+    print(f"ELF sections size: {lowered.model.ByteSize()} (bytes)", flush=True)
 
 
 def print_compile_time(network: Network, *, lowered: Lowered) -> None:
@@ -51,8 +58,16 @@ def print_compile_time(network: Network, *, lowered: Lowered) -> None:
     print(f"Predicted compile memory of the real compiler: {memory_mib:.0f} MiB", flush=True)
 
 
-def _histogram(model: onnx.ModelProto) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.node)
+def _print_traffic(network: Network) -> None:
+    """Reads of the largest shape, in KiB, evenly over the cores."""
+    kib = max(work.ddr_bytes for work in network.works) / 1024
+    barriers = max(work.num_operators for work in network.works)
+    print("Compiler estimated memory traffic:")
+    cores = [(f"  c{core:02d}", kib / network.num_cores) for core in range(network.num_cores)]
+    for name, share in [*cores, ("total", kib)]:
+        print(f"  {name}: DDR traffic  read: {share:>10.0f} KB (first-inf {share:>10.0f} KB)")
+    for core in range(network.num_cores):
+        print(f"  c{core:02d} barriers: {barriers:>10}")
 
 
 def constants_table(lowered: Lowered) -> bytes:

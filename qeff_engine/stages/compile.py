@@ -26,13 +26,14 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
         InvalidInput: the spec does not fit the model.
         Infrastructure: there is no SDK, or the host is at fault.
         CompilerError, CompilerCrash, HostOutOfMemory, Unsupported: the compiler failed.
+        StageTimeout: it ran for longer than ``context.compiler_limit_s``.
     """
     sdk = location.find(context.sdk_root)
     onnx = context.inputs[stage.ONNX].absolute()
     model = exported.load(onnx)
     _require_fitting(compile_spec, model=model)
     commands: dict[str, list[str]] = {}
-    costs: list[CompileCost] = []
+    costs: dict[str, CompileCost] = {}
     needs: list[qpc.Needs] = []
     log_path = context.out / LOG_NAME
     with log_path.open("w") as log:
@@ -49,10 +50,15 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
                 program=folder / "qpc",
             )
             context.emit(events.progress(f"compiling the {name} for {compile_spec.num_cores} cores"))
-            cost = compile_program(
-                command, program=folder / "qpc", log=log, log_path=log_path, work=context.work, emit=context.emit
+            costs[name] = compile_program(
+                command,
+                program=folder / "qpc",
+                log=log,
+                log_path=log_path,
+                work=context.work,
+                emit=context.emit,
+                limit_s=context.compiler_limit_s,
             )
-            costs.append(cost)
             needs.append(qpc.validated(sdk, program=folder / "qpc"))
             commands[name] = command
     figures = _figures(costs, simulated=sdk.simulated) | _needs(needs)
@@ -67,14 +73,16 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
     return stage.StageResult(figures=figures)
 
 
-def _figures(costs: list[CompileCost], *, simulated: bool) -> dict[str, Any]:
-    """What all components together cost; they are compiled one after another."""
+def _figures(costs: dict[str, CompileCost], *, simulated: bool) -> dict[str, Any]:
+    """What all components together cost, as they are compiled one after another, and what the compiler said of each."""
+    said = {f"{name}_{key}": value for name, cost in costs.items() for key, value in cost.metrics.items()}
     return {
-        "compile_s": round(sum(cost.wall_s for cost in costs), 3),
-        "compiler_cpu_s": round(sum(cost.cpu_s for cost in costs), 3),
-        "compiler_peak_rss_bytes": max(cost.peak_rss_bytes for cost in costs),
-        "program_bytes": sum(cost.program_bytes for cost in costs),
+        "compile_s": round(sum(cost.wall_s for cost in costs.values()), 3),
+        "compiler_cpu_s": round(sum(cost.cpu_s for cost in costs.values()), 3),
+        "compiler_peak_rss_bytes": max(cost.peak_rss_bytes for cost in costs.values()),
+        "program_bytes": sum(cost.program_bytes for cost in costs.values()),
         "simulated": simulated,
+        **said,
     }
 
 

@@ -187,3 +187,15 @@ def test_flags_of_the_compiler_are_checked_first(exported_model, tmp_path, simul
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def test_a_compiler_that_does_not_end_is_ended_by_its_limit(exported_model, tmp_path, slow_sdk):
+    directories = ("--onnx", exported_model, "--out", tmp_path / "program", "--sdk-root", slow_sdk)
+    done = call("compile", *directories, "--ctx-len", 32, "--compiler-timeout", "0.5")
+    assert done.returncode == 1
+    assert "compile failed (timeout): The compiler ran for longer than the limit of 0.5 s" in done.stderr
+    (line,) = [json.loads(line) for line in done.stdout.splitlines() if "pids" in line]
+    pids = map(int, line["message"].split()[1:])
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "program").exists()
+    assert call("compile", *directories, "--compiler-timeout", "0").returncode == 2

@@ -7,6 +7,7 @@ import signal
 import sys
 import textwrap
 
+import psutil
 import pytest
 
 from qeff_engine import errors
@@ -31,7 +32,7 @@ BAD_SHAPE = """
 """
 
 
-def compile_with(script, *, tmp_path, emit=lambda event: None):
+def compile_with(script, *, tmp_path, emit=lambda event: None, limit_s=None):
     """Run the driver with a Python script as compiler; the text of the log comes back with the cost."""
     tool = tmp_path / "qaic-compile"
     program = tmp_path / "qpc"
@@ -45,6 +46,7 @@ def compile_with(script, *, tmp_path, emit=lambda event: None):
         log_path=tmp_path / "compile.log",
         work=tmp_path,
         emit=emit,
+        limit_s=limit_s,
     )
     return cost, log.getvalue()
 
@@ -103,6 +105,59 @@ def test_compiler_is_killed_when_the_listener_gives_up(tmp_path):
         compile_with(script, tmp_path=tmp_path, emit=emit)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+# A compiler with a child and a grandchild that has left for a session of its own and lost its parent. None of them
+# ends by a signal that it can ignore; each says its number on the way.
+STUBBORN = """
+    import os, signal, time
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() > 0:
+                os._exit(0)
+        os.write(1, f"member {os.getpid()}\\n".encode())  # one write: lines of several processes must not mix
+        time.sleep(100)
+    os.write(1, f"member {os.getpid()}\\n".encode())
+    time.sleep(100)
+"""
+
+
+def members_of(told):
+    return [int(event.message.split()[1]) for event in told if event.message.startswith("member")]
+
+
+def living(pids):
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_compiler_over_its_time_is_killed_with_everything_that_it_started(tmp_path):
+    told = []
+    with pytest.raises(errors.StageTimeout, match="longer than the limit of 2 s") as caught:
+        compile_with(STUBBORN, tmp_path=tmp_path, emit=told.append, limit_s=2)
+    assert members_of(told), "the time was over before anything was there"
+    assert living(members_of(told)) == []
+    assert str(tmp_path / "compile.log") in caught.value.advice
+
+
+def test_everything_that_a_compiler_started_is_killed_when_the_listener_gives_up(tmp_path):
+    told = []
+
+    def emit(event):
+        told.append(event)
+        if len(members_of(told)) == 3:
+            raise errors.Cancelled("stop")
+
+    with pytest.raises(errors.Cancelled):
+        compile_with(STUBBORN, tmp_path=tmp_path, emit=emit)
+    assert living(members_of(told)) == []
+
+
+def test_a_limit_that_is_not_reached_changes_nothing(tmp_path):
+    cost, _ = compile_with(GOOD, tmp_path=tmp_path, limit_s=300)
+    assert cost.program_bytes == 100
 
 
 @pytest.mark.parametrize(
