@@ -111,9 +111,11 @@ def load_config(directory: Any) -> Any:
     if found is not None and found.config_class:
         _introduce(found, name=name)
     try:
-        return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{directory / 'config.json'} is refused by transformers: {error}") from error
+    config._attn_implementation = None  # the config may name code on the hub here; callers say what they want
+    return config
 
 
 def _introduce(architecture: Architecture, *, name: str) -> None:

@@ -3,8 +3,8 @@
 The files are imported from the bytes that consent was given to: nothing is written, and an import that leads out of
 them or to a file that is not among them fails. Their modules and classes are gone from the interpreter's tables and
 from transformers' at the end of the block. Meanwhile Python's sockets reach no other host, secrets are not in the
-environment, and transformers loads no other code. That keeps honest code from depending on what consent was not given
-to; it is no prison for code that wants out.
+environment, and transformers loads no other code; threads that were there before may connect to whom they want. That
+keeps honest code from depending on what consent was not given to; it is no prison for code that wants out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import json
 import os
 import socket
 import sys
+import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -52,14 +54,24 @@ def introduced(directory: Path, *, code: Code) -> Iterator[list[str]]:
 
     Raises:
         InvalidInput: the code cannot be imported, or has not what the configs name.
-        Unsupported: the model's class or its config needs a package that is not installed.
+        Unsupported: the model's class or its config needs a package that is not installed, or the code fails later on,
+            in the block.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_secrets())
         stack.enter_context(_own_tables())
         stack.enter_context(patching.attributes(_closed_doors()))
         files = stack.enter_context(_importable(code, directory=directory))
-        yield _register(code, files=files, model_type=_model_type(directory))
+        left_out = _register(code, files=files, model_type=_model_type(directory))
+        try:
+            yield left_out
+        except EngineError:
+            raise
+        except (Exception, SystemExit) as error:
+            place = files.place_of(error)
+            if not place:
+                raise
+            raise Unsupported(f"The model's code fails at {place}: {type(error).__name__}: {error}") from error
 
 
 class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -92,6 +104,15 @@ class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         content = self._contents.get(module.__spec__.loader_state, b"")
         # Consent was given to these bytes.
         exec(compile(content, str(module.__file__), "exec", dont_inherit=True), vars(module))  # noqa: S102
+
+    def place_of(self, error: BaseException) -> str:
+        """The innermost line of the files that an exception came through; empty when it came through none."""
+        lines = [
+            f"{Path(frame.f_code.co_filename).name}, line {line}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if str(frame.f_globals.get("__name__")).partition(".")[0] == self.package
+        ]
+        return lines[-1] if lines else ""
 
     def find(self, reference: Reference) -> Any:
         """The class that a config names.
@@ -232,10 +253,12 @@ def _closed_doors() -> list[tuple[Any, str, Any]]:
     from transformers import dynamic_module_utils
 
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
 
     def near(original: Any) -> Any:
         def call(self: socket.socket, address: Any) -> Any:
-            if self.family in (socket.AF_INET, socket.AF_INET6):
+            is_of_the_code = threading.get_ident() not in others
+            if is_of_the_code and self.family in (socket.AF_INET, socket.AF_INET6):
                 raise PermissionError(f"Code that comes with a model may not connect to {address!r}.")
             return original(self, address)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from qeff_engine import QEFFAutoModelForCausalLM, __main__, actions, checkpoint, code_files, pipeline, spec, stage
+from qeff_engine.architectures import remote_code
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.library import cache
 from tests import exported_decoder, tiny, twist
@@ -265,6 +267,78 @@ def test_what_code_may_not_do_or_cannot_do_is_said(
     assert os.environ["HF_TOKEN"] == "hf_very_secret"
 
 
+@pytest.mark.parametrize("failure", ["Exception('no')", "SystemExit(0)", "OSError('no')"])
+def test_code_that_fails_later_is_a_failure_of_the_model(failure: str, source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "source")
+    modeling = twist.FILES["modeling_twist.py"].replace("self.post_init()", f"raise {failure}")
+    (tmp_path / "source" / "modeling_twist.py").write_text(modeling)
+    consent = code_files.read(tmp_path / "source").digest
+    with pytest.raises(Unsupported, match=rf"code fails at modeling_twist\.py, line \d+: {failure.partition('(')[0]}"):
+        done(spec.ExportSpec(), out=tmp_path / "onnx", inputs={stage.SNAPSHOT: tmp_path / "source"}, trust=consent)
+
+
+def test_other_threads_of_the_process_may_connect_meanwhile(snapshot: Path) -> None:
+    code = code_files.of_snapshot(snapshot)
+    assert code is not None
+    inside, found = threading.Event(), []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def connect() -> None:
+            inside.wait()
+            socket.create_connection(server.getsockname()).close()
+            found.append("connected")
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        with remote_code.introduced(snapshot, code=code):
+            with pytest.raises(PermissionError):
+                socket.create_connection(server.getsockname())
+            inside.set()
+            thread.join()
+    assert found == ["connected"]
+
+
+OWN_LLAMA = """
+from torch import nn
+from transformers import LlamaForCausalLM
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp.act_fn = nn.ReLU()
+"""
+
+
+def test_an_architecture_of_transformers_with_a_class_of_its_own_is_tried_and_forgotten(
+    marker: Path, tmp_path: Path
+) -> None:
+    source = tiny.save_model(tmp_path / "source", "llama")
+    (source / "modeling_own.py").write_text(OWN_LLAMA)
+    fields = json.loads((source / "config.json").read_text())
+    auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    # The name of an implementation of attention could be that of code on the hub, to which nobody has consented.
+    twist.change(source / "config.json", {**fields, "auto_map": auto_map, "_attn_implementation": "some/kernel"})
+    names = []
+    for number, consent in enumerate((code_files.read(source).digest, "")):
+        resolve_spec = checkpoint.resolve_spec(str(source), trust_remote_code=consent)
+        snapshot, _ = done(resolve_spec, out=tmp_path / f"snapshot{number}")
+        said: list[str] = []
+        context = stage.StageContext(
+            out=tmp_path / f"onnx{number}",
+            work=tmp_path,
+            inputs={stage.SNAPSHOT: snapshot},
+            emit=lambda event, said=said: said.append(event.message),  # type: ignore[misc]
+            trust_remote_code=stage.AS_RESOLVED,
+        )
+        context.out.mkdir()
+        names.append(pipeline.run_stage(spec.ExportSpec(), context=context).figures["class_name"])
+        assert any("trying a small llama" in message for message in said) == bool(consent)
+        done(spec.QuantizeSpec(method="rtn", group_size=16), out=tmp_path / f"q{number}", inputs=context.inputs)
+    assert names == ["OwnForCausalLM", "LlamaForCausalLM"]
+
+
 def test_a_tokenizer_that_needs_a_missing_package_is_left_out_where_nobody_needs_it(
     source: Path, tmp_path: Path
 ) -> None:
@@ -326,7 +400,6 @@ def test_the_command_line_takes_the_digest_for_each_stage_that_runs_code(
 def test_transformers_alone_would_leave_the_rotary_table_of_the_reference_to_chance(snapshot: Path) -> None:
     """Why the buffers of a class that is not of transformers come from its constructor."""
     from qeff_engine import parity
-    from qeff_engine.architectures import remote_code
 
     code = code_files.of_snapshot(snapshot)
     assert code is not None
