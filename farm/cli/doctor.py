@@ -5,20 +5,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from farm.cli import _words
 from farm.cli._context import Context
 from farm.errors import FarmError, FarmNotUp
 
-DESCRIPTION = "Check home, database, broker, nodes, disk, SDK and packages. Exits with 1 when something is wrong."
+DESCRIPTION = (
+    "Check home, database, broker, nodes, disk, SDK, packages and this host with its cards. "
+    "Exits with 1 when something is wrong; a warning is not."
+)
 
 LEAST_FREE_BYTES = 2 << 30
 _DEFAULT_SDK_ROOT = Path("/opt/qti-aic")
+_HOST_LIMIT_S = 180.0
+_LOOKED_AT = ("SDK", "disk", "packages")  # by other checks, for the farm's own places
+_ELSEWHERE = ("compiler", "runtime", "devices")  # what another host of the farm may do
 _ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -28,32 +37,39 @@ class Check:
 
     Attributes:
         name: what.
-        ok: whether it is fine.
+        ok: whether the farm can work with it.
         found: what was found.
         cure: what to do when it is not fine.
+        level: ``ok``, ``warn`` or ``fail``; a warning is something that some work would miss.
     """
 
     name: str
     ok: bool
     found: str
     cure: str = ""
+    level: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", self.level or ("ok" if self.ok else "fail"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--json", action="store_true", help="one JSON document: a list of {name, ok, found, cure}")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON document: a list of {name, ok, found, cure, level}"
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Print a line per check."""
-    found = [check(context) for check in CHECKS]
+    found = [*(check(context) for check in CHECKS), *_host(context)]
     if options.json:
         context.out.json([dataclasses.asdict(check) for check in found])
     else:
-        rows = [("ok" if check.ok else "fail", check.name, check.found) for check in found]
+        rows = [(check.level, check.name, check.found) for check in found]
         context.out.table(("", "check", "found"), rows)
         for check in found:
-            if not check.ok:
+            if check.level != "ok" and check.cure:
                 context.out.text(f"{check.name}: {check.cure}")
     return 0 if all(check.ok for check in found) else 1
 
@@ -172,6 +188,31 @@ def _sdk(context: Context) -> Check:
     cure = "Set QAIC_SDK_ROOT to a Cloud AI SDK, or start simulated devices with `farm up`."
     found = f"hosts have {version}" if version else f"no SDK at {root}"
     return Check(name="SDK", ok=version not in (None, "absent"), found=found, cure=cure)
+
+
+def _host(context: Context) -> list[Check]:
+    """This host as a place for stages, if it has an SDK: what the engine's own doctor finds."""
+    root = context.settings.sdk_root or _DEFAULT_SDK_ROOT
+    if not any((root / folder).is_dir() for folder in ("exec", "tools")):
+        return []
+    command = [sys.executable, "-m", "qeff_engine", "doctor", "--json", "--sdk-root", str(root)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_HOST_LIMIT_S, check=False
+        )
+        findings = json.loads(done.stdout)["checks"]
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+        cure = f"Run it by hand: {' '.join(command)}"
+        return [Check(name="host", ok=True, level="warn", found=f"cannot be looked at: {error}", cure=cure)]
+    return [_of_host(finding) for finding in findings if finding["name"] not in _LOOKED_AT]
+
+
+def _of_host(finding: Mapping[str, str]) -> Check:
+    """A finding of the engine's; what another host may do instead is only a warning."""
+    name, level = finding["name"], finding["level"]
+    if level == "fail" and name in _ELSEWHERE:
+        level = "warn"
+    return Check(name=name, ok=level != "fail", found=finding["found"], cure=finding["advice"], level=level)
 
 
 def _engine(context: Context) -> Check:

@@ -39,6 +39,7 @@ class Device:
         nsp_free: cores that no program holds.
         dram_total_mb: size of its memory.
         dram_free_mb: memory that no program holds.
+        capabilities: the tool's words, such as ``HybridBoot+,MDP+``; empty where it has none.
     """
 
     qid: int
@@ -50,6 +51,7 @@ class Device:
     nsp_free: int
     dram_total_mb: int
     dram_free_mb: int
+    capabilities: str = ""
 
     @property
     def identity(self) -> str:
@@ -227,6 +229,7 @@ def _device(fields: Mapping[str, Any]) -> Device:
         nsp_free=_number(fields, name="nsp_free", default=nsp_total),
         dram_total_mb=dram_total_mb,
         dram_free_mb=_number(fields, name="dram_free", default=dram_total_mb),
+        capabilities=str(fields.get("device_capabilities") or ""),
     )
 
 

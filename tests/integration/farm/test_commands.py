@@ -390,6 +390,18 @@ def test_status_says_that_nobody_schedules(farm: Run, model: Path, driver: farm_
     assert (found["scheduler"], found["unfinished"], len(found["nodes"])) == (False, {"waiting": 4}, 3)
 
 
+def test_doctor_looks_at_this_host_and_only_warns_of_what_others_may_do(
+    farm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sdk" / "tools").mkdir(parents=True)
+    monkeypatch.setenv("QAIC_SDK_ROOT", str(tmp_path / "sdk"))
+    found = {check["name"]: check for check in document(farm("doctor", "--json"))}
+    levels = {name: found[name]["level"] for name in ("SDK", "versions", "compiler", "runtime", "devices")}
+    assert levels == {"SDK": "ok", "versions": "warn", "compiler": "warn", "runtime": "warn", "devices": "warn"}
+    assert found["compiler"]["ok"]
+    assert "Install the Apps SDK" in found["compiler"]["cure"]
+
+
 def test_doctor_names_the_cure_of_what_is_wrong(farm: Run) -> None:
     code, out, _ = farm("doctor")
     assert code == 1

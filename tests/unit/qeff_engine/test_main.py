@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,8 +139,9 @@ def test_a_signal_ends_the_stage_its_children_and_its_files(exported_model, slow
 def test_doctor_says_what_is_missing_and_ends_with_1(tmp_path):
     done = call("doctor", QAIC_SDK_ROOT=str(tmp_path / "no-sdk"), QEFF_HOME=str(tmp_path / "home"))
     assert done.returncode == 1
-    assert f"cache     {tmp_path / 'home'}" in done.stdout
-    assert "problem   No Cloud AI SDK at" in done.stdout
+    assert f"cache {tmp_path / 'home'}" in done.stdout
+    assert re.search(r"^fail  SDK +No Cloud AI SDK at", done.stdout, re.MULTILINE)
+    assert "\nSDK: Install the Cloud AI SDK" in done.stdout
 
 
 def test_doctor_finds_compiler_and_devices(simulated_sdk_root):
