@@ -58,6 +58,7 @@ class Settings:
         failures_believed_s: for how long a failure that would come again is taken for the result of the same work.
         cancel_poll_s: how often a node looks for what users ask of its attempts.
         device_check_s: how often a host asks its tool about its devices.
+        cool_down_s: how long a device that failed gets no work at least, before it is tested.
         quarantine_after: after how many failures in a row a device gets a rest.
         quarantine_s: how long its first rest is; each further failure doubles it.
         run_limits_s: by stage, how long an attempt may run whose submission says nothing; a stage that is not there has
@@ -91,6 +92,7 @@ class Settings:
     failures_believed_s: float = FAILURES_BELIEVED_S
     cancel_poll_s: float = 0.5
     device_check_s: float = 30.0
+    cool_down_s: float = 5.0
     quarantine_after: int = 3
     quarantine_s: float = 60.0
     run_limits_s: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RUN_LIMITS_S))
@@ -156,6 +158,7 @@ def load(*, home: str | None = None, environ: Mapping[str, str] = os.environ) ->
         failures_believed_s=_duration(environ, "FARM_FAILURES_BELIEVED", draft.failures_believed_s),
         cancel_poll_s=float(environ.get("FARM_CANCEL_POLL_S") or draft.cancel_poll_s),
         device_check_s=float(environ.get("FARM_DEVICE_CHECK_S") or draft.device_check_s),
+        cool_down_s=float(environ.get("FARM_COOL_DOWN_S") or draft.cool_down_s),
         quarantine_after=int(environ.get("FARM_QUARANTINE_AFTER") or draft.quarantine_after),
         quarantine_s=float(environ.get("FARM_QUARANTINE_S") or draft.quarantine_s),
         run_limits_s=_run_limits(environ.get("FARM_RUN_LIMITS") or ""),
@@ -191,6 +194,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
         "FARM_FAILURES_BELIEVED": f"{settings.failures_believed_s!r}s",
         "FARM_CANCEL_POLL_S": repr(settings.cancel_poll_s),
         "FARM_DEVICE_CHECK_S": repr(settings.device_check_s),
+        "FARM_COOL_DOWN_S": repr(settings.cool_down_s),
         "FARM_QUARANTINE_AFTER": str(settings.quarantine_after),
         "FARM_QUARANTINE_S": repr(settings.quarantine_s),
         "FARM_RUN_LIMITS": ",".join(

@@ -32,6 +32,7 @@ from workers import app as celery_app
 from workers import bridge, discovery, inspection, recovery, tasks
 from workers.canary import Canary
 from workers.checkup import Checkup
+from workers.device_test import DeviceTest
 from workers.forks import PRELOAD, ForkServer
 from workers.installed import Installed, files_fingerprint
 from workers.intake import CarryOut, Intake
@@ -132,6 +133,7 @@ class _Node:
         self._facts = facts
         self._device = device
         self._device_id: int | None = None
+        self._test: DeviceTest | None = None
         self._database = db.open_database(settings.database_url)
         self._stopping = Stopping()
         self._installed = Installed(toolchain=lambda: toolchain.versions(sdk))
@@ -152,7 +154,7 @@ class _Node:
             intake = Intake(workplace, places=places, carry_out=stages.carry_out)
             tasks.register(app, intake=intake)
             inspection.answer(workplace.steering, name=self._queue)
-            with self._heartbeats(workplace), self._checkups():
+            with self._device_tests(), self._heartbeats(workplace), self._checkups():
                 # A device's first stage comes after several of the host's: let the host's imports have the processors.
                 workplace.forks.warm_up(after_s=0.0 if self._device is None else _DEVICE_WARM_UP_S)
                 # Sent when a signal asks Celery to stop taking messages; it then waits for those that it has.
@@ -267,7 +269,10 @@ class _Node:
                 devices.renew_toolchain(connection, self._host_id, toolchain=code)
             sent = succession.sent_to(connection, queue=self._queue)
             moved = self._has_moved(connection)
+            test = self._test if self._device_id and health.is_due(connection, self._device_id) else None
         self._toolchain = code
+        if test is not None and not moved:
+            test.start()
         if moved:
             return "the device has another number now"
         if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
@@ -282,6 +287,26 @@ class _Node:
             return False
         qid, status = devices.fate(connection, self._device_id)
         return status == health.READY and qid != self._device.qid
+
+    @contextlib.contextmanager
+    def _device_tests(self) -> Iterator[None]:
+        """Be ready to test this node's device, if it has one, until the block ends."""
+        if self._sdk is None or self._device is None or self._device_id is None:
+            yield
+            return
+        self._test = DeviceTest(
+            self._database,
+            quarantine=health.Quarantine.of(self._settings),
+            sdk_root=self._sdk.root,
+            device_id=self._device_id,
+            qid=self._device.qid,
+            programs=self._settings.run_dir / "device-tests",
+            environ=bridge.allowed(os.environ),
+        )
+        try:
+            yield
+        finally:
+            self._test.stop()
 
     @contextlib.contextmanager
     def _checkups(self) -> Iterator[None]:

@@ -40,6 +40,8 @@ _logger = logging.getLogger(__name__)
 _SETTLE_RETRY_S = 0.5
 _SETTLE_WHEN_STOPPING_S = 5.0
 _CUT_OFF = "Its node could not renew the lease in time, and ended it."
+# A device that hangs or computes wrong may be why, and a test tells.
+_SUSPICIOUS = (FailureClass.NUMERICS, FailureClass.TIMEOUT)
 _START_POLL_S = 0.1  # only while the fork server still imports
 
 
@@ -284,6 +286,8 @@ class Attempt:
                     reason=result.message,
                     quarantine=health.Quarantine.of(self._place.settings),
                 )
+            elif result.failure_class in _SUSPICIOUS:
+                health.suspect(connection, self._lease.qids, reason=result.message)
         elif result.ending is Ending.CANCELLED:
             attempts.cancel_attempt(connection, job_id, number, usage=usage)
         elif result.ending is Ending.INTERRUPTED:

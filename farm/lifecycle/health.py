@@ -1,8 +1,9 @@
 """Whether a device gets work: what its host's tool says of it, and how often it has failed in a row.
 
-A device that its tool does not call ready gets none until it does. One that failed too often in a row, be it in checks
-or under attempts, rests for a pause that doubles with each further failure, and comes back when a check after the
-pause finds it ready. A run that succeeds ends the row.
+A device that its tool does not call ready gets none until it does. Nor does one that has failed, be it in checks or
+under attempts: it cools down, and rests longer when it failed too often in a row, twice as long with each further
+failure. Whatever kept it from work, it comes back when its node has tested it after the pause, and a test that fails
+is a longer rest at once. A run that succeeds ends the row.
 """
 
 from __future__ import annotations
@@ -29,21 +30,39 @@ class Quarantine:
     Attributes:
         after: failures in a row.
         first_pause_s: how long the first rest is.
+        cool_down_s: how long it gets no work after any failure.
     """
 
     after: int = 3
     first_pause_s: float = 60.0
+    cool_down_s: float = 5.0
 
     @classmethod
     def of(cls, settings: Settings) -> Quarantine:
         """What a farm's settings say."""
-        return cls(after=settings.quarantine_after, first_pause_s=settings.quarantine_s)
+        return cls(
+            after=settings.quarantine_after,
+            first_pause_s=settings.quarantine_s,
+            cool_down_s=settings.cool_down_s,
+        )
 
     def until(self, faults: int, *, at: float) -> float | None:
         """Until when a device with so many failures in a row rests; None when it need not."""
         if faults < self.after:
             return None
         return float(at + min(_LONGEST_PAUSE_S, self.first_pause_s * 2 ** min(faults - self.after, 30)))
+
+    def idle_until(self, faults: int, *, at: float) -> float:
+        """Until when a device that has just failed gets no work, with so many failures in a row."""
+        return max(at + self.cool_down_s, self.until(faults, at=at) or 0.0)
+
+    def words(self, faults: int) -> str:
+        """Why a device that has failed gets no work, for people."""
+        if faults == 0:
+            return "it was not ready, cools down and is tested then"
+        if faults < self.after:
+            return "it failed, cools down and is tested then"
+        return f"it failed {faults} times in a row, rests and is tested then"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,14 +90,14 @@ def after_check(known: Known, *, status: str, quarantine: Quarantine, at: float)
         faults = known.faults + fault
         return {"status": status, "health": health, "health_reason": reason, "faults": faults}
     resting = known.quarantined_until
-    if known.status != READY and resting is None:
-        resting = quarantine.until(known.faults, at=at)
-    if resting is not None and resting > at:
-        reason = f"it failed {known.faults} times in a row and rests"
-        return {"status": status, "health": "quarantined", "health_reason": reason, "quarantined_until": resting}
-    if known.health in ("lost", "quarantined"):
-        return {"status": status, "health": "ready", "health_reason": "", "quarantined_until": None}
-    return {"status": status}
+    if known.health not in ("lost", "quarantined"):
+        return {"status": status}
+    if known.status == READY:
+        return {"status": status}  # it rests, or its node tests it
+    if resting is None or resting <= at:
+        resting = quarantine.idle_until(known.faults, at=at)
+    reason = quarantine.words(known.faults)
+    return {"status": status, "health": "quarantined", "health_reason": reason, "quarantined_until": resting}
 
 
 def _says(status: str) -> str:
@@ -97,9 +116,9 @@ def not_answering(connection: sa.Connection, *, host_id: int, reason: str) -> No
 def count_fault(
     connection: sa.Connection, device_ids: Collection[int], *, reason: str, quarantine: Quarantine
 ) -> list[int]:
-    """Devices failed under an attempt; returns those that get a rest for it."""
+    """Devices failed under an attempt; returns those that got work until now."""
     at = now(connection)
-    resting = []
+    stopped = []
     rows = connection.execute(
         sa.update(devices)
         .where(devices.c.id.in_(sorted(device_ids)))
@@ -107,13 +126,52 @@ def count_fault(
         .returning(devices.c.id, devices.c.faults, devices.c.health)
     ).all()
     for row in rows:
-        until = quarantine.until(row.faults, at=at)
-        if until is not None and row.health == "ready":
-            words = f"it failed {row.faults} times in a row and rests: {reason}"
+        if row.health == "ready":
+            words = f"{quarantine.words(row.faults)}: {reason}"
+            until = quarantine.idle_until(row.faults, at=at)
             values = {"health": "quarantined", "health_reason": words, "quarantined_until": until}
             connection.execute(sa.update(devices).where(devices.c.id == row.id).values(**values))
-            resting.append(row.id)
-    return resting
+            stopped.append(row.id)
+    return stopped
+
+
+def suspect(connection: sa.Connection, device_ids: Collection[int], *, reason: str) -> None:
+    """Devices may be why an attempt failed: each is tested before it gets work again, and nothing is counted."""
+    connection.execute(
+        sa.update(devices)
+        .where(devices.c.id.in_(sorted(device_ids)), devices.c.health == "ready")
+        .values(health="quarantined", health_reason=f"it is tested: {reason}", quarantined_until=now(connection))
+    )
+
+
+def is_due(connection: sa.Connection, device_id: int) -> bool:
+    """Whether a device has rested, is there, and gets work as soon as it has been tested."""
+    return connection.execute(sa.select(devices.c.id).where(*_due(connection, device_id))).first() is not None
+
+
+def passed(connection: sa.Connection, device_id: int) -> None:
+    """A test of a device found nothing wrong: it gets work again, if it still waits for that."""
+    values = {"health": "ready", "health_reason": "", "quarantined_until": None}
+    connection.execute(sa.update(devices).where(*_due(connection, device_id)).values(**values))
+
+
+def failed(connection: sa.Connection, device_id: int, *, reason: str, quarantine: Quarantine) -> None:
+    """A test of a device failed: it rests as one that failed too often in a row."""
+    row = connection.execute(sa.select(devices.c.faults).where(*_due(connection, device_id)).with_for_update()).first()
+    if row is None:
+        return
+    faults = max(row.faults + 1, quarantine.after)
+    values = {
+        "faults": faults,
+        "health_reason": f"its test failed, it rests and is tested again: {reason}",
+        "quarantined_until": quarantine.idle_until(faults, at=now(connection)),
+    }
+    connection.execute(sa.update(devices).where(devices.c.id == device_id).values(**values))
+
+
+def _due(connection: sa.Connection, device_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    rested = sa.or_(devices.c.quarantined_until.is_(None), devices.c.quarantined_until <= now(connection))
+    return devices.c.id == device_id, devices.c.health == "quarantined", devices.c.status == READY, rested
 
 
 def forget_faults(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> None:

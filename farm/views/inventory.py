@@ -200,7 +200,7 @@ def _holders(connection: sa.Connection) -> dict[int, list[Holder]]:
 
 
 def known_devices(connection: sa.Connection) -> list[KnownDevice]:
-    """What can be asked for: the devices that are not lost or quarantined, by host and number."""
+    """What can be asked for: the devices that are there, if they only rest at the moment, by host and number."""
     query = (
         sa.select(
             hosts.c.name,
@@ -212,7 +212,7 @@ def known_devices(connection: sa.Connection) -> list[KnownDevice]:
             devices.c.labels,
         )
         .join(hosts, hosts.c.id == devices.c.host_id)
-        .where(devices.c.health.in_(["ready", "draining"]))
+        .where(sa.or_(devices.c.health.in_(["ready", "draining"]), devices.c.status == "Ready"))
         .order_by(hosts.c.name, devices.c.qid)
     )
     return [

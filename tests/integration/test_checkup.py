@@ -15,6 +15,7 @@ from farm import settings as farm_settings
 from farm import testing
 from farm.db import Database
 from farm.fleet import devices
+from farm.lifecycle import health
 from farm.models import devices as device_rows
 from farm.states import JobState
 from qeff_engine.sdk import location
@@ -81,7 +82,7 @@ def test_devices_that_go_fail_and_come_back_under_another_number(sdk: Sdk, datab
     assert states(database) == [(0, "lost", "its host does not find it"), (1, "ready", "")]
     sdk.have({**second, "qid": 0}, {**first, "qid": 1})
     look.look()
-    assert states(database) == [(1, "ready", ""), (0, "ready", "")]
+    assert states(database) == [(1, "quarantined", "it failed, cools down and is tested then"), (0, "ready", "")]
     sdk.break_device(0)
     look.look()
     assert states(database) == [(1, "quarantined", "qaic-util says Error"), (0, "ready", "")]
@@ -103,7 +104,8 @@ def test_a_tool_that_hangs_or_fails_costs_work_only_when_it_goes_on(
     (sdk.root / "tools" / "qaic-util").write_text(tool)
     monkeypatch.undo()
     look.look()
-    assert states(database) == [(0, "ready", ""), (1, "ready", "")]
+    with database.read() as connection:
+        assert [health.is_due(connection, device_id) for device_id in (1, 2)] == [True, True]
 
 
 def test_cores_that_are_used_behind_the_farms_back_are_noted_at_the_second_look(

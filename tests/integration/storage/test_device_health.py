@@ -17,6 +17,7 @@ from farm.records import DeviceRecord
 PLAIN = DeviceRecord(
     board_serial="b1", pci_address="0000:01:00.0", qid=0, sku="ultra", num_cores=16, dram_mb=1, simulated=True
 )
+AT_ONCE = health.Quarantine(cool_down_s=0.0)
 OTHER = dataclasses.replace(PLAIN, pci_address="0000:02:00.0", qid=1)
 
 
@@ -36,6 +37,19 @@ class Host:
         with self.database.read() as connection:
             columns = (device_rows.c.qid, device_rows.c.health, device_rows.c.faults)
             return [tuple(row) for row in connection.execute(sa.select(*columns).order_by(device_rows.c.id))]
+
+    def is_due(self, device_id: int) -> bool:
+        with self.database.read() as connection:
+            return health.is_due(connection, device_id)
+
+    def passes(self, device_id: int) -> None:
+        with self.database.write() as connection:
+            health.passed(connection, device_id)
+
+    def set_rest(self, device_id: int, until: float | None) -> None:
+        with self.database.write() as connection:
+            found = device_rows.c.id == device_id
+            connection.execute(sa.update(device_rows).where(found).values(quarantined_until=until))
 
     def reason(self, device_id: int) -> str:
         with self.database.read() as connection:
@@ -58,7 +72,7 @@ def test_a_device_is_known_again_by_board_and_address_whatever_its_number(host: 
     assert host.states() == [(0, "lost", 1), (1, "ready", 0)]
     swapped = dataclasses.replace(PLAIN, qid=1), dataclasses.replace(OTHER, qid=0)
     assert host.check(*swapped) == [first, second]
-    assert host.states() == [(1, "ready", 1), (0, "ready", 0)]
+    assert host.states() == [(1, "quarantined", 1), (0, "ready", 0)]
 
 
 def test_one_in_error_is_known_by_its_address_alone(host: Host) -> None:
@@ -83,21 +97,66 @@ def test_a_devices_own_node_says_nothing_of_the_others(host: Host) -> None:
 
 def test_failing_under_attempts_three_times_in_a_row_earns_a_rest(host: Host) -> None:
     (device_id,) = host.check(PLAIN)
-    for resting in ([], [], [device_id], []):
+    for faults in (1, 2, 3):
         with host.database.write() as connection:
-            found = health.count_fault(connection, [device_id], reason="test", quarantine=health.Quarantine())
-        assert found == resting
-    assert host.states() == [(0, "quarantined", 4)]
-    assert host.reason(device_id) == "it failed 3 times in a row and rests: test"
+            assert health.count_fault(connection, [device_id], reason="test", quarantine=AT_ONCE) == [device_id]
+            assert health.count_fault(connection, [], reason="test", quarantine=AT_ONCE) == []
+        assert host.states() == [(0, "quarantined", faults)]
+        assert host.is_due(device_id) == (faults < 3)
+        host.passes(device_id)
+    assert host.states() == [(0, "quarantined", 3)], "it rests, and who says that it passed is too early"
+    assert host.reason(device_id) == "it failed 3 times in a row, rests and is tested then: test"
     host.check(PLAIN)
-    assert host.states() == [(0, "quarantined", 4)]
+    assert host.states() == [(0, "quarantined", 3)]
+
+
+def test_one_that_failed_gets_work_again_when_it_has_cooled_down_and_passed_a_test(host: Host) -> None:
+    (device_id,) = host.check(PLAIN)
+    with host.database.write() as connection:
+        health.count_fault(connection, [device_id], reason="gone", quarantine=health.Quarantine(cool_down_s=60))
+    assert host.reason(device_id) == "it failed, cools down and is tested then: gone"
+    assert not host.is_due(device_id)
+    host.set_rest(device_id, 0.0)
+    assert host.is_due(device_id)
+    host.check(PLAIN)
+    assert host.states() == [(0, "quarantined", 1)], "a check does not do"
+    host.passes(device_id)
+    assert (host.states(), host.reason(device_id)) == ([(0, "ready", 1)], "")
+    assert not host.is_due(device_id)
+
+
+def test_one_whose_test_fails_rests_as_one_that_failed_often(host: Host) -> None:
+    (device_id,) = host.check(PLAIN)
+    with host.database.write() as connection:
+        health.suspect(connection, [device_id], reason="wrong tokens")
+    assert (host.states(), host.reason(device_id)) == ([(0, "quarantined", 0)], "it is tested: wrong tokens")
+    assert host.is_due(device_id)
+    with host.database.write() as connection:
+        health.failed(connection, device_id, reason="it computes wrong", quarantine=health.Quarantine())
+    assert host.states() == [(0, "quarantined", 3)]
+    assert host.reason(device_id) == "its test failed, it rests and is tested again: it computes wrong"
+    assert not host.is_due(device_id)
+    with host.database.write() as connection:
+        health.failed(connection, device_id, reason="late", quarantine=health.Quarantine())
+    assert host.states() == [(0, "quarantined", 3)], "it was not to be tested"
+
+
+def test_one_that_is_ill_is_not_tested(host: Host) -> None:
+    (device_id,) = host.check(PLAIN)
+    host.check(dataclasses.replace(PLAIN, status="Error"))
+    host.set_rest(device_id, None)
+    assert not host.is_due(device_id)
+    host.check(PLAIN)
+    host.set_rest(device_id, None)
+    assert host.is_due(device_id)
 
 
 def test_a_run_that_succeeds_ends_the_row(each_database: Database) -> None:
     farm = testing.add_host(each_database, cores=(16,))
     testing.add_submission(each_database, testing.small_plan(cores=(8,)))
     with each_database.write() as connection:
-        health.count_fault(connection, farm.device_ids, reason="test", quarantine=health.Quarantine())
+        health.count_fault(connection, farm.device_ids, reason="test", quarantine=AT_ONCE)
+        health.passed(connection, farm.device_ids[0])
     faults = []
     for node_id in (*[farm.host_node] * 3, farm.device_nodes[0]):
         (job_id,) = testing.admit_all(each_database)
@@ -137,4 +196,6 @@ def test_a_host_whose_tool_does_not_answer_gets_no_runs_until_it_does(host: Host
         health.not_answering(connection, host_id=host.host_id, reason="it hangs")
     assert (host.states(), host.reason(device_id)) == ([(0, "quarantined", 0)], "it hangs")
     host.check(PLAIN)
+    assert host.is_due(device_id)
+    host.passes(device_id)
     assert host.states() == [(0, "ready", 0)]
