@@ -47,6 +47,7 @@ SIDE_FILES = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
+VOCABULARIES = ("*.model", "*.tiktoken")  # what a tokenizer with code of its own may read, by patterns
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?")
 _MAX_HUB_ID = 96
@@ -123,7 +124,7 @@ def inspect(source: str, *, revision: str | None = None, trust_remote_code: str 
     path = path.absolute()
     code: list[str] = []
     try:
-        names = directory_files(path) if path.is_dir() else _checked_gguf(path)
+        names = directory_files(path, with_code=bool(consent)) if path.is_dir() else _checked_gguf(path)
         if consent and path.is_dir():
             code = list(_consented(path, consent=consent).contents)
     except OSError as error:
@@ -216,8 +217,10 @@ def _ends(path: Path, *, num_bytes: int) -> str:
     return found.hexdigest()
 
 
-def directory_files(directory: Path) -> list[str]:
+def directory_files(directory: Path, *, with_code: bool = False) -> list[str]:
     """Names of the files of a checkpoint directory that matter, sorted, after their headers were checked.
+
+    Code is not among them; ``with_code`` adds what only code can read.
 
     Raises:
         InvalidInput: it is not a whole checkpoint.
@@ -225,7 +228,8 @@ def directory_files(directory: Path) -> list[str]:
     config(directory)
     safetensors_index(directory)
     side = [name for name in SIDE_FILES if (directory / name).is_file()]
-    return sorted([*side, *weight_files(directory)])
+    more = [path.name for pattern in VOCABULARIES for path in directory.glob(pattern) if path.is_file()]
+    return sorted({*side, *weight_files(directory), *(more if with_code else ())})
 
 
 def config(directory: Path) -> dict[str, Any]:

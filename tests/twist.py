@@ -102,13 +102,18 @@ class TwistForCausalLM(LlamaForCausalLM):
 def twisted(x, *, by):
     return x + by * x.roll(1, dims=-1)
 """,
-        "tokenization_twist.py": _TELL
+        "tokenizer_twist.py": _TELL
         + """
+from pathlib import Path
+
 from transformers import PreTrainedTokenizer
 
 
 class TwistTokenizer(PreTrainedTokenizer):
-    def __init__(self, **kwargs):
+    vocab_files_names = {"vocab_file": "twist.tiktoken"}
+
+    def __init__(self, vocab_file, **kwargs):
+        self.shift = int(Path(vocab_file).read_text())
         super().__init__(**kwargs)
 
     @property
@@ -122,7 +127,7 @@ class TwistTokenizer(PreTrainedTokenizer):
         return list(text)
 
     def _convert_token_to_id(self, token):
-        return ord(token) % 256
+        return (ord(token) + self.shift) % 256
 
     def _convert_id_to_token(self, index):
         return chr(index)
@@ -152,7 +157,8 @@ def save(directory: Path, *, own_tokenizer: bool = False, fields: Mapping[str, A
     config = json.loads((directory / "config.json").read_text())
     change(directory / "config.json", {**config, "auto_map": AUTO_MAP})
     if own_tokenizer:
-        auto_map = {"AutoTokenizer": ["tokenization_twist.TwistTokenizer", None]}
+        auto_map = {"AutoTokenizer": ["tokenizer_twist.TwistTokenizer", None]}
+        (directory / "twist.tiktoken").write_text("0")
         settings = {"tokenizer_class": "TwistTokenizer", "auto_map": auto_map}
         change(directory / "tokenizer_config.json", settings)
     else:

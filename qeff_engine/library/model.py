@@ -218,6 +218,7 @@ def _with_tokenizer(snapshot: Path, tokenizer: Any, *, at: Path) -> Path:
     tokenizer.save_pretrained(at)
     for path in snapshot.rglob("*"):
         target = at / path.relative_to(snapshot)
-        if path.is_file() and not target.exists() and not path.name.startswith("tokenizer"):
+        is_of_tokenizer = path.name.startswith("tokenizer") and path.suffix != ".py"
+        if path.is_file() and not target.exists() and not is_of_tokenizer:
             files.link_or_copy(path, target)
     return at

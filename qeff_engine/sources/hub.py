@@ -34,10 +34,10 @@ def fetch(spec: ResolveSpec, context: StageContext) -> dict[str, Any]:
     context.emit(events.progress(f"{spec.source} is at commit {commit}", fraction=0.1))
     is_sharded = (small / checkpoint.INDEX_NAME).is_file()
     weights = sorted(set(checkpoint.weight_map(small).values())) if is_sharded else [checkpoint.WEIGHTS_NAME]
-    code_patterns = ["*.py"] if spec.trust_remote_code else []
+    code_patterns = ["*.py", *checkpoint.VOCABULARIES] if spec.trust_remote_code else []
     root = from_hub.download([*small_files, *weights, *code_patterns], commit=commit)
     try:
-        names = checkpoint.directory_files(root)
+        names = checkpoint.directory_files(root, with_code=bool(spec.trust_remote_code))
     except InvalidInput as error:
         raise InvalidInput(f"{spec.source} at {commit} is no whole checkpoint. {error}") from error
     directory.link(root, names=names, out=context.out)

@@ -182,7 +182,7 @@ def test_an_architecture_of_transformers_is_its_own_code_and_not_the_checkpoints
     twist.write_code(source)
     for name in ("config.json", "tokenizer_config.json"):
         fields = json.loads((source / name).read_text())
-        evil = {"AutoTokenizer": ["tokenization_twist.TwistTokenizer", None], "AutoProcessor": "modeling_twist.X"}
+        evil = {"AutoTokenizer": ["tokenizer_twist.TwistTokenizer", None], "AutoProcessor": "modeling_twist.X"}
         twist.change(source / name, {**fields, "auto_map": {**twist.AUTO_MAP, **evil}})
     snapshot, _ = done(checkpoint.resolve_spec(str(source)), out=tmp_path / "snapshot")
     assert not list(snapshot.rglob("*.py"))
@@ -343,7 +343,7 @@ def test_a_tokenizer_that_needs_a_missing_package_is_left_out_where_nobody_needs
     source: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(source, tmp_path / "source")
-    (tmp_path / "source" / "tokenization_twist.py").write_text("import no_such_package\n")
+    (tmp_path / "source" / "tokenizer_twist.py").write_text("import no_such_package\n")
     consent = code_files.read(tmp_path / "source").digest
     inputs = {stage.SNAPSHOT: tmp_path / "source"}
     _, figures = done(spec.ExportSpec(), out=tmp_path / "onnx", inputs=inputs, trust=consent)
@@ -380,6 +380,8 @@ def test_the_library_takes_a_digest_and_nothing_less(
     prompts = [list(prompt.encode()) for prompt in PROMPTS]
     expected, _ = exported_decoder.reference(twist.model(tmp_path), prompts, num_tokens=NUM_TOKENS)
     assert answer.generated_ids == expected
+    again = model.generate(tokenizer=tiny.tokenizer(), prompts=PROMPTS, generation_len=NUM_TOKENS)
+    assert again.generated_ids == expected
     with pytest.raises(InvalidInput, match="not run without consent"):
         load(source)  # what is in the cache by now was made with consent
 
