@@ -137,7 +137,7 @@ def _points(points: Sequence[Point], left_out: LeftOut) -> str:
 def curves() -> dict[str, list[float | None]]:
     """Predicted rates for 1 to 16 cores an instance; None beyond what the device has."""
     llama = geometries.DECODERS["llama-2-7b"]
-    small = geometries.Decoder(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocabulary=49152)
+    small = geometries.DECODERS["smollm2-135m"]
     bert = geometries.ENCODERS["bert-base"]
     found: dict[str, list[float | None]] = {}
     for precision in ("fp16", "mxfp6"):

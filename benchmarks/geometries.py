@@ -50,56 +50,48 @@ class Encoder:
     vocabulary: int = 0
 
 
+def _decoders(sizes: str, **traits: bool | int) -> dict[str, Decoder]:
+    """Decoders from lines of their sizes, in the order of the fields."""
+    found = {}
+    for line in sizes.split("\n"):
+        name, *numbers = line.split()
+        layers, hidden, heads, kv_heads, head_dim, ffn, vocabulary = map(int, numbers)
+        found[name] = Decoder(
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            ffn=ffn,
+            vocabulary=vocabulary,
+            **traits,
+        )
+    return found
+
+
 DECODERS = {
-    "gpt2": Decoder(layers=12, hidden=768, heads=12, kv_heads=12, head_dim=64, ffn=3072, vocabulary=50257, gated=False),
-    "gpt-j-6b": Decoder(
-        layers=28, hidden=4096, heads=16, kv_heads=16, head_dim=256, ffn=16384, vocabulary=50400, gated=False, norms=1
+    **_decoders(
+        """llama-2-7b 32 4096 32 32 128 11008 32000
+xgen-7b 32 4096 32 32 128 11008 51200
+deepseek-7b 30 4096 32 32 128 11008 102400
+llama-3.1-8b 32 4096 32 8 128 14336 128256
+llama-3.3-70b 80 8192 64 8 128 28672 128256
+granite-3.2-8b 40 4096 32 8 128 12800 49155
+qwen2-7b 28 3584 28 4 128 18944 152064
+qwen2-32b 64 5120 40 8 128 27648 152064
+tinyllama-1.1b 22 2048 32 4 64 5632 32000
+smollm2-135m 30 576 9 3 64 1536 49152"""
     ),
-    "opt-2.7b": Decoder(
-        layers=32,
-        hidden=2560,
-        heads=32,
-        kv_heads=32,
-        head_dim=80,
-        ffn=10240,
-        vocabulary=50272,
+    **_decoders(
+        """opt-2.7b 32 2560 32 32 80 10240 50272
+opt-6.7b 32 4096 32 32 128 16384 50272
+opt-13b 40 5120 40 40 128 20480 50272""",
         gated=False,
         activation=False,
     ),
-    "opt-6.7b": Decoder(
-        layers=32,
-        hidden=4096,
-        heads=32,
-        kv_heads=32,
-        head_dim=128,
-        ffn=16384,
-        vocabulary=50272,
-        gated=False,
-        activation=False,
-    ),
-    "opt-13b": Decoder(
-        layers=40,
-        hidden=5120,
-        heads=40,
-        kv_heads=40,
-        head_dim=128,
-        ffn=20480,
-        vocabulary=50272,
-        gated=False,
-        activation=False,
-    ),
-    "llama-2-7b": Decoder(layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, ffn=11008, vocabulary=32000),
-    "xgen-7b": Decoder(layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, ffn=11008, vocabulary=51200),
-    "deepseek-7b": Decoder(layers=30, hidden=4096, heads=32, kv_heads=32, head_dim=128, ffn=11008, vocabulary=102400),
-    "llama-3.1-8b": Decoder(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocabulary=128256),
-    "llama-3.3-70b": Decoder(layers=80, hidden=8192, heads=64, kv_heads=8, head_dim=128, ffn=28672, vocabulary=128256),
-    "granite-3.2-8b": Decoder(layers=40, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=12800, vocabulary=49155),
-    "qwen2-7b": Decoder(layers=28, hidden=3584, heads=28, kv_heads=4, head_dim=128, ffn=18944, vocabulary=152064),
-    "qwen2-32b": Decoder(layers=64, hidden=5120, heads=40, kv_heads=8, head_dim=128, ffn=27648, vocabulary=152064),
-    "gemma-3-27b": Decoder(
-        layers=62, hidden=5376, heads=32, kv_heads=16, head_dim=128, ffn=21504, vocabulary=262208, norms=6
-    ),
-    "tinyllama-1.1b": Decoder(layers=22, hidden=2048, heads=32, kv_heads=4, head_dim=64, ffn=5632, vocabulary=32000),
+    **_decoders("gpt2 12 768 12 12 64 3072 50257", gated=False),
+    **_decoders("gpt-j-6b 28 4096 16 16 256 16384 50400", gated=False, norms=1),
+    **_decoders("gemma-3-27b 62 5376 32 16 128 21504 262208", norms=6),
 }
 ENCODERS = {
     "bert-base": Encoder(layers=12, hidden=768, heads=12, ffn=3072),

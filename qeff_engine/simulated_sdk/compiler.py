@@ -12,6 +12,7 @@ import onnx
 from qeff_engine.simulated_sdk import (
     bindings,
     constants,
+    cost_parameters,
     graph_checks,
     graph_walk,
     half_precision,
@@ -35,8 +36,6 @@ from qeff_engine.simulated_sdk.options import AI100, Options
 from qeff_engine.simulated_sdk.refusal import input_refusal
 from qeff_engine.simulated_sdk.static_values import StaticValues
 
-# What a program takes beside constants, states and buffers: code, stacks, descriptors. Assumed.
-_PROGRAM_DRAM_BYTES = 64 << 20
 _FP16_BYTES = 2
 _MXINT8_SHARE = 8.25 / 16
 
@@ -190,7 +189,8 @@ def _work(
 def _dram_bytes(inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], *, constants_bytes: int) -> int:
     buffers = sum(item.io_type.num_bytes(item.largest) for item in inputs + outputs if not item.state_of)
     states = sum(_card_bytes(state, dims=state.largest) for state in _states(inputs))
-    return constants_bytes + states + buffers + _PROGRAM_DRAM_BYTES
+    program_mib: int = cost_parameters.values(cost_parameters.table()["limits"])["program_dram_mib"]
+    return constants_bytes + states + buffers + (program_mib << 20)
 
 
 def _write(directory: Path, *, lowered: lowering.Lowered, network: Network) -> None:

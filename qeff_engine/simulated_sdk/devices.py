@@ -17,9 +17,9 @@ from qeff_engine.simulated_sdk import cost_parameters
 DEVICES_FILE = "devices.json"
 VISIBLE_VARIABLE = "QAIC_VISIBLE_DEVICES"
 
-# The firmware's own share of a device's DDR: 30 of 32 GB are what programs may use by the vendor's rule of thumb.
-RESERVED_DRAM_MB = 2048
-VIRTUAL_CHANNELS = 16  # DMA-bridge channels, one for each active program
+_LIMITS = cost_parameters.values(cost_parameters.table()["limits"])
+RESERVED_DRAM_MB: int = _LIMITS["reserved_dram_mb"]
+VIRTUAL_CHANNELS: int = _LIMITS["virtual_channels"]
 
 
 class BadDevices(ValueError):

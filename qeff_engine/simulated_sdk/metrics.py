@@ -7,11 +7,9 @@ from math import prod
 
 import onnx
 
-from qeff_engine.simulated_sdk import compile_time
+from qeff_engine.simulated_sdk import compile_time, cost_parameters
 from qeff_engine.simulated_sdk.lowering import Lowered
 from qeff_engine.simulated_sdk.network_description import Network
-
-_VTCM_BYTES = 8_323_072  # usable by one core, as the real compiler prints it
 
 
 def print_metrics(network: Network, *, lowered: Lowered) -> None:
@@ -28,9 +26,10 @@ def print_metrics(network: Network, *, lowered: Lowered) -> None:
     print("AIC non-HMX MAC estimate:  0")
     for name in ("d32", "final"):
         print(f"{name} constants size: {network.constants_bytes} B")
+    vtcm_bytes = round(cost_parameters.load().vtcm_bytes)
     for core in range(network.num_cores):
-        print(f"VTCM{core}Size:   {_VTCM_BYTES} B")
-    print(f"VTCMMaxSize: {_VTCM_BYTES} B")
+        print(f"VTCM{core}Size:   {vtcm_bytes} B")
+    print(f"VTCMMaxSize: {vtcm_bytes} B")
     shared = network.dram_bytes - network.constants_bytes
     for name, size in (("SharedDDR", shared), ("Constants", network.constants_bytes)):
         print(f"Static{name}Size: \t{size:>12} B")

@@ -109,7 +109,7 @@ def test_decode_of_a_large_model_gains_little_beyond_eight_cores():
 
 
 def test_decode_of_a_small_model_has_its_best_core_count_in_between():
-    small = geometries.Decoder(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocabulary=49152)
+    small = geometries.DECODERS["smollm2-135m"]
     work = geometries.decoder_work(small, batch=1, tokens=1, ctx_len=256)
     times = [call_s(work, kind=ULTRA, settings=Settings(cores=cores)) for cores in range(1, 17)]
     assert 0 < times.index(min(times)) < 15
@@ -169,6 +169,7 @@ def test_every_number_says_its_unit_its_kind_and_where_it_is_from():
         *table["parameters"].values(),
         *table["passes"].values(),
         *table["compile_time"].values(),
+        *table["limits"].values(),
         *(entry for device in table["devices"].values() for entry in device.values()),
     ]
     for entry in entries:
