@@ -6,7 +6,10 @@ to later ones in a mapping that all of them get.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import itertools
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -140,8 +143,10 @@ class _Recorder:
             earlier = self._alike.setdefault(key, [])
             found = next((number for number in earlier if self._is_like(number, told=told, leaves=leaves)), None)
             number = len(self.sites)
-            call = None if found is not None else _really_called(original, layer=layer, leaves=leaves, spec=spec)
-            if call is not None:
+            call = None
+            if found is None:
+                named = _named_numbers(original, args, kwargs)
+                call = _really_called(original, layer=layer, leaves=leaves, spec=spec, named=named)
                 earlier.append(number)
             known = call or self._call(found)
             caches = tuple(item.value(told) for item in known.sums)
@@ -177,11 +182,14 @@ class _Recorder:
         )
 
 
-def _really_called(original: Callable[..., Any], *, layer: nn.Module, leaves: list[Any], spec: Any) -> Call:
+def _really_called(
+    original: Callable[..., Any], *, layer: nn.Module, leaves: list[Any], spec: Any, named: set[int]
+) -> Call:
     """Call a layer with numbers that are followed; those that it computes with are given to it as they are."""
     plain: set[Place] = set()
     told = _told(layer, leaves)
     caches = [leaf for leaf in leaves if isinstance(leaf, Cache)]
+    before = [[copy.copy(layer) for layer in cache.layers] for cache in caches]
     while True:
         given = [SharedEntries(leaf) if isinstance(leaf, MutableMapping) else leaf for leaf in leaves]
         for place in _numbers_among(leaves).keys() - plain:
@@ -197,11 +205,13 @@ def _really_called(original: Callable[..., Any], *, layer: nn.Module, leaves: li
             if error.places <= plain:
                 raise
             plain |= error.places
+            for cache, kept in zip(caches, before, strict=True):
+                cache.layers[:] = map(copy.copy, kept)
     mappings = {place: item for place, item in enumerate(given) if isinstance(item, SharedEntries)}
     sums = [Sum(number, told=told) for cache in caches for number in cache.layers.used]
-    # Whether an argument that finds no cache is not used for something else nobody knows.
-    finding = {place for item in sums for place in item.places}
-    followed = {place for place in told if place not in plain and (isinstance(place, str) or place in finding)}
+    # Nobody knows what a number is for that finds no cache, unless its name says so.
+    known = named | {place for item in sums for place in item.places}
+    followed = {place for place in told if place not in plain and (isinstance(place, str) or place in known)}
     return Call(
         leaves=leaves,
         spec=spec,
@@ -271,6 +281,17 @@ def _told(layer: nn.Module, leaves: Sequence[Any]) -> dict[Place, int]:
     """The numbers that a layer has, and those among the arguments of a call."""
     among: dict[Place, int] = dict(_numbers_among(leaves).items())
     return {**layer_numbers.of_attributes(layer), **among}
+
+
+def _named_numbers(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
+    """The places of the numbers among the arguments of a call that are called like those of layers."""
+    mark = object()
+    names = itertools.chain(inspect.signature(forward).parameters, itertools.repeat(""))
+    marked = [mark if name in layer_numbers.NAMES else item for name, item in zip(names, args, strict=False)]
+    leaves, _ = flatten(
+        tuple(marked), {name: mark if name in layer_numbers.NAMES else item for name, item in kwargs.items()}
+    )
+    return {place for place, leaf in enumerate(leaves) if leaf is mark}
 
 
 def _numbers_among(leaves: Sequence[Any]) -> dict[int, int]:

@@ -26,7 +26,7 @@ from qeff_engine.transforms.cache import RetainedCache, RetainedLayer
 from qeff_engine.transforms.layer_calls import Call, Site, flatten, passed_tensors, tensors_of
 from qeff_engine.transforms.layer_kinds import Kind
 from qeff_engine.transforms.layer_numbers import NoFit
-from qeff_engine.transforms.shared_entries import Absent, SharedEntries
+from qeff_engine.transforms.shared_entries import as_read
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights
 
@@ -79,8 +79,7 @@ def _arguments(kind: Kind, *, tensors: Sequence[torch.Tensor], cache: RetainedCa
     entries = pytree.tree_map_only(torch.Tensor, lambda _: _as_passed(*next(given)), call.entries)
     for place, leaf in enumerate(call.leaves):
         if isinstance(leaf, MutableMapping):
-            found = entries.get(place, {})
-            leaves[place] = SharedEntries({key: item for key, item in found.items() if not isinstance(item, Absent)})
+            leaves[place] = as_read(entries.get(place, {}))
     return leaves
 
 

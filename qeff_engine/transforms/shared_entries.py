@@ -12,11 +12,16 @@ class Absent:
     """Stands for the value of a key that a mapping does not have."""
 
 
+class AllKeys:
+    """Stands among the keys that were read for what keys there are."""
+
+
 class SharedEntries(MutableMapping[Any, Any]):
     """A mapping in the place of another one, which notes what a layer reads from it and keeps what the layer puts in.
 
     Attributes:
-        read: values by key that the layer found there; :class:`Absent` for those that it looked for in vain.
+        read: values by key that the layer found there; :class:`Absent` for those that it looked for in vain. With
+            :class:`AllKeys` among the keys, it asked which there are.
         written: values by key that it put there.
     """
 
@@ -36,24 +41,33 @@ class SharedEntries(MutableMapping[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         self.written[key] = value
 
-    def _refused(self, *_: Any) -> Any:
-        raise NoFit(f"a layer does more with a {type(self._original).__name__} than to read and write single entries")
+    def __iter__(self) -> Iterator[Any]:
+        self.read.update({key: self._original[key] for key in self._original})
+        self.read[AllKeys] = entry(self._original, AllKeys)
+        return iter(dict.fromkeys([*self._original, *self.written]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
     def __delitem__(self, key: Any) -> None:
         self._refused()
 
-    def __iter__(self) -> Iterator[Any]:
-        self._refused()
-        yield
-
-    def __len__(self) -> int:
-        number: int = self._refused()
-        return number
-
     def __getattr__(self, name: str) -> Any:
         self._refused()
 
+    def _refused(self) -> None:
+        raise NoFit(f"a layer does more with a {type(self._original).__name__} than to read and write entries")
+
 
 def entry(mapping: Mapping[Any, Any], key: Any) -> Any:
-    """The value of a key, or :class:`Absent`."""
+    """The value of a key, or :class:`Absent`; of :class:`AllKeys` the keys that there are."""
+    if key is AllKeys:
+        return tuple(mapping)
     return mapping[key] if key in mapping else Absent()
+
+
+def as_read(read: Mapping[Any, Any]) -> SharedEntries:
+    """A mapping in which a layer finds what it has read."""
+    return SharedEntries(
+        {key: value for key, value in read.items() if key is not AllKeys and not isinstance(value, Absent)}
+    )

@@ -175,6 +175,7 @@ def test_layers_that_compute_with_their_number_differ(compute):
     cache = cache_of(2)
     sites = recorded(Model([Computing(0, compute), Computing(1, compute)]), cache=cache)
     assert seen(sites) == [("layers.0", (0,), 0), ("layers.1", (1,), 1)]
+    assert uses(cache) == [1, 1]
 
 
 class Giver(Attention):
@@ -215,15 +216,49 @@ def test_what_layers_pass_on_in_a_mapping_is_known():
 
 
 class Curious(nn.Module):
-    """Goes through all that a mapping has."""
+    """Looks whether there is anything in a mapping."""
 
     def forward(self, x, cache, shared):
-        return x + len(list(shared))
+        return x + 1 if shared else x
 
 
-def test_a_layer_that_looks_at_all_entries_of_a_mapping_is_refused():
-    with pytest.raises(NoFit, match="more with a dict than to read and write single entries"):
-        recorded(Model([Curious()], shared={}), cache=cache_of(1))
+def test_what_keys_a_mapping_has_is_compared_where_a_layer_asks_for_them():
+    sites = recorded(
+        Model([Curious(), Curious(), Giver(0, "a"), Giver(0, "a"), Curious()], shared={}),
+        cache=cache_of(1),
+        num_caches=5,
+    )
+    assert [site.same_as for site in sites] == [0, 0, 2, 2, 4]
+
+
+class Remover(nn.Module):
+    """Takes something out of a mapping."""
+
+    def forward(self, x, cache, shared):
+        return x + shared.pop("a", 0)
+
+
+def test_a_layer_that_takes_entries_out_of_a_mapping_is_refused():
+    with pytest.raises(NoFit, match="does more with a dict than to read and write entries"):
+        recorded(Model([Remover()], shared={"a": 1}), cache=cache_of(1))
+
+
+class Told(Attention):
+    """Is told its number and has no use for it."""
+
+    def forward(self, x, layer_idx, cache):
+        return super().forward(x, cache)
+
+
+def test_a_number_that_is_called_like_those_of_layers_and_not_used_is_not_compared():
+    layers = {f"layers.{number}": Told(number) for number in range(2)}
+    cache = cache_of(2)
+
+    def run():
+        layers["layers.0"](torch.ones(3), 0, cache)
+        layers["layers.1"](torch.ones(3), 1, cache)
+
+    assert seen(layer_calls.record(run, layers=layers)) == [("layers.0", (0,), 0), ("layers.1", (1,), 0)]
 
 
 def test_no_layers_are_found_where_nothing_knows_a_number():
