@@ -16,7 +16,7 @@ from transformers.models.rwkv.modeling_rwkv import RwkvOutput
 from transformers.models.xlstm.modeling_xlstm import xLSTMOutput
 
 from qeff_engine.transforms import recurrences
-from qeff_engine.transforms.recurrences import GatedMemory, WeightedSum
+from qeff_engine.transforms.recurrences import GatedMemory, Weighted
 
 
 def rwkv_blocks(
@@ -74,7 +74,7 @@ def _rwkv_attention(module: Any, hidden_BSD: torch.Tensor, *, cache: Any) -> tor
         value_BSC,
         log_decay_C=-torch.exp(module.time_decay),
         bonus_C=module.time_first,
-        state_BC=WeightedSum(*_states(cache, module.layer_id, shapes=[shape] * 3)),
+        state_BC=Weighted(*_states(cache, module.layer_id, shapes=[shape] * 3)),
         order=cache.order,
     )
     for index, successor in enumerate(after):
@@ -153,9 +153,6 @@ def xlstm_memory(
 ) -> tuple[torch.Tensor, None]:
     """The memory of a layer of xLSTM: outputs [B, H, S, V].
 
-    The exponent of the memory is kept in two parts [B, H, 2], a whole number and the rest below 1: half precision would
-    otherwise lose slow decays in it.
-
     Source: https://arxiv.org/abs/2405.04517.
 
     Args:
@@ -178,16 +175,12 @@ def xlstm_memory(
         value,
         log_input_BHS=igate,
         log_forget_BHS=functional.logsigmoid(fgate),
-        state=GatedMemory(before[0], before[1], before[2].sum(-1, keepdim=True)),
+        state=GatedMemory(*before),
         epsilon=self.config.eps,
         order=cache.order,
     )
-    whole_BH1 = torch.floor(after.exponent_BH1)
-    exponent_BH2 = torch.cat([whole_BH1, after.exponent_BH1 - whole_BH1], dim=-1)
-    has_tokens = cache.order.num_real_B[:, None, None] > 0
-    cache.update_recurrent_state(after.matrix_BHKV, number, 0)
-    cache.update_recurrent_state(after.keys_BHK, number, 1)
-    cache.update_recurrent_state(torch.where(has_tokens, exponent_BH2, before[2]), number, 2)
+    for index, successor in enumerate(after):
+        cache.update_recurrent_state(successor, number, index)
     return output_BHSV, None
 
 

@@ -8,8 +8,9 @@ pass it unchanged.
 :data:`MAX_TOKENS` tokens. Decays are taken over blocks that end or begin where two halves meet, so every factor is at
 most one: nothing overflows, and no difference of large sums loses digits.
 
-:func:`weighted_average` and :func:`gated_memory` weigh tokens by exponentials without a bound. What they add up is kept
-relative to an exponent, at least about the largest that went into it.
+:func:`weighted_average` and :func:`gated_memory` weigh tokens by exponentials without a bound. Weights are kept
+relative to an exponent, about the largest that went into them. The whole part of an exponent is kept apart:
+a card that computes in half precision then loses no small decay beside it.
 
 Sources: gated delta rule, https://arxiv.org/abs/2412.06464; its chunked form, https://arxiv.org/abs/2406.06484; decays
 per channel, https://arxiv.org/abs/2510.26692; state-space duality, https://arxiv.org/abs/2405.21060; selective scan,
@@ -34,6 +35,8 @@ MAX_TOKENS = 2**LEVELS
 
 # The logarithm of no weight at all: its exponential is 0 beside any other, and half precision has it.
 _NOTHING = -30000.0
+# Below any weight that is not 0: each is at least 1 at first, and merged ten times by factors of at least exp(-1/2).
+_LEAST_WEIGHT = 1e-3
 
 
 def delta_rule(
@@ -153,28 +156,34 @@ def linear_scan(
     return states_BSX, states_BSX[:, -1]
 
 
-class WeightedSum(NamedTuple):
-    """Values and their weights, both relative to an exponential.
+class Weighted(NamedTuple):
+    """An average and the weight that it has.
 
     Attributes:
-        values: ``sum(weight value) / exp(exponent)``.
-        weights: ``sum(weight) / exp(exponent)``; 0 says that there is nothing in it, whatever the exponent is.
-        exponent: what keeps the other two in range.
+        average: of values.
+        weight: its weight, divided by the exponential of ``exponent``; 0 when there is nothing in it.
+        exponent: a whole number, by which the weight is kept in range. Half precision has those up to 2048, and a
+            slow decay is not lost in them.
     """
 
-    values: torch.Tensor
-    weights: torch.Tensor
+    average: torch.Tensor
+    weight: torch.Tensor
     exponent: torch.Tensor
 
-    def plus(self, other: WeightedSum) -> WeightedSum:
-        """Both together."""
-        exponent = torch.maximum(self.exponent, other.exponent)
-        own, others = torch.exp(self.exponent - exponent), torch.exp(other.exponent - exponent)
-        return WeightedSum(
-            values=own * self.values + others * other.values,
-            weights=own * self.weights + others * other.weights,
-            exponent=exponent,
+    def decayed(self, log_decay: torch.Tensor) -> Weighted:
+        """The same with less weight."""
+        whole = torch.round(log_decay)
+        return Weighted(
+            average=self.average, weight=self.weight * torch.exp(log_decay - whole), exponent=self.exponent + whole
         )
+
+    def plus(self, other: Weighted) -> Weighted:
+        """The average of both."""
+        exponent = torch.maximum(self.exponent, other.exponent)
+        others = other.weight * torch.exp(other.exponent - exponent)
+        weight = self.weight * torch.exp(self.exponent - exponent) + others
+        share = others / weight.clamp(min=_LEAST_WEIGHT)
+        return Weighted(average=self.average + share * (other.average - self.average), weight=weight, exponent=exponent)
 
 
 def weighted_average(
@@ -183,9 +192,9 @@ def weighted_average(
     *,
     log_decay_C: torch.Tensor,
     bonus_C: torch.Tensor,
-    state_BC: WeightedSum,
+    state_BC: Weighted,
     order: TokenOrder,
-) -> tuple[torch.Tensor, WeightedSum]:
+) -> tuple[torch.Tensor, Weighted]:
     """Averages of values weighted by ``exp(key)``, of which older tokens keep less and less.
 
     For each token and channel ``o = (s + exp(key + bonus) value) / (z + exp(key + bonus))``, and then
@@ -195,49 +204,50 @@ def weighted_average(
         key_BSC: logarithms of the weights, above -30000.
         value_BSC: values.
         log_decay_C: logarithm of the decay from a token to the next, at most 0.
-        bonus_C: what a token's own weight has more than it has later.
-        state_BC: ``s`` and ``z`` before the call.
+        bonus_C: what the logarithm of a token's own weight has more than it has later.
+        state_BC: the average ``s / z`` and its weight ``z`` before the call.
         order: of the tokens.
 
     Returns:
-        Averages [B, S, C], and the state after the call, whose exponents are whole numbers: half precision has those
-        up to 2048, and a slow decay is not lost in them. Averages of padding mean nothing.
+        Averages [B, S, C] and the state after the call. Averages of padding mean nothing.
     """
     real = order.is_real_BS[..., None]
     nothing = torch.full((), _NOTHING)
     count = real.float()  # of the real tokens in what has been covered
-    covered = WeightedSum(
-        values=torch.where(real, value_BSC, torch.zeros(())),
-        weights=torch.where(real, torch.ones_like(key_BSC), torch.zeros(())),
-        exponent=torch.where(real, key_BSC, nothing),
+    single = _single(key_BSC, value_BSC)
+    covered = Weighted(
+        average=torch.where(real, single.average, torch.zeros(())),
+        weight=torch.where(real, single.weight, torch.zeros(())),
+        exponent=torch.where(real, single.exponent, nothing),
     )
     for level in range(LEVELS):
-        earlier = WeightedSum(
-            values=_later(covered.values, 2**level, fill=0.0),
-            weights=_later(covered.weights, 2**level, fill=0.0),
-            exponent=_later(covered.exponent, 2**level, fill=_NOTHING) + count * log_decay_C,
+        earlier = Weighted(
+            average=_later(covered.average, 2**level, fill=0.0),
+            weight=_later(covered.weight, 2**level, fill=0.0),
+            exponent=_later(covered.exponent, 2**level, fill=_NOTHING),
         )
-        covered = covered.plus(earlier)
+        covered = covered.plus(earlier.decayed(count * log_decay_C))
         count = count + _later(count, 2**level, fill=0.0)
-    known = torch.where(state_BC.weights > 0, state_BC.exponent, nothing)
-    first = state_BC._replace(exponent=known)
-    at_first = WeightedSum(*(part[:, None] for part in first))
-    behind = covered.plus(at_first._replace(exponent=at_first.exponent + count * log_decay_C))
-    before = WeightedSum(*(torch.cat([one, rest[:, :-1]], dim=1) for one, rest in zip(at_first, behind, strict=True)))
-    own = WeightedSum(values=value_BSC, weights=torch.ones_like(key_BSC), exponent=key_BSC + bonus_C)
-    output = before.plus(own)
-    return output.values / output.weights, _in_whole_exponents(behind, before=state_BC, order=order)
+    known = torch.where(state_BC.weight > 0, state_BC.exponent, nothing)
+    first = Weighted(*(part[:, None] for part in state_BC._replace(exponent=known)))
+    behind = covered.plus(first.decayed(count * log_decay_C))
+    before = Weighted(*(torch.cat([one, rest[:, :-1]], dim=1) for one, rest in zip(first, behind, strict=True)))
+    output = before.plus(_single(key_BSC + bonus_C, value_BSC))
+    return output.average, _behind_last(behind, before=state_BC, order=order)
 
 
-def _in_whole_exponents(behind_BSC: WeightedSum, *, before: WeightedSum, order: TokenOrder) -> WeightedSum:
-    """What stands behind the last token of each row; a row without tokens keeps what was before."""
-    values, weights, exponent = (part[:, -1] for part in behind_BSC)
-    # Of several tokens one weighs as much as the exponential: only where there are none the sum is below 1.
-    whole = torch.floor(exponent + torch.log(weights.clamp(min=1.0)))
-    factor = torch.exp(exponent - whole)
-    after = WeightedSum(values=factor * values, weights=factor * weights, exponent=whole)
+def _single(log_weight: torch.Tensor, value: torch.Tensor) -> Weighted:
+    exponent = torch.floor(log_weight)
+    return Weighted(average=value, weight=torch.exp(log_weight - exponent), exponent=exponent)
+
+
+def _behind_last(behind_BSC: Weighted, *, before: Weighted, order: TokenOrder) -> Weighted:
+    """What stands behind the last token of each row, weighing 1 to e; a row without tokens keeps what was before."""
+    average, weight, exponent = (part[:, -1] for part in behind_BSC)
+    whole = torch.floor(torch.log(weight.clamp(min=_LEAST_WEIGHT)))
+    after = Weighted(average=average, weight=weight * torch.exp(-whole), exponent=exponent + whole)
     has_tokens = order.num_real_B[:, None] > 0
-    return WeightedSum(*(torch.where(has_tokens, new, old) for new, old in zip(after, before, strict=True)))
+    return Weighted(*(torch.where(has_tokens, new, old) for new, old in zip(after, before, strict=True)))
 
 
 class GatedMemory(NamedTuple):
@@ -246,13 +256,14 @@ class GatedMemory(NamedTuple):
     Attributes:
         matrix_BHKV: sum of keys and values.
         keys_BHK: sum of keys.
-        exponent_BH1: the largest of the logarithms that the tokens' weights have now, and of what the beginning's,
-            which was 0, has become.
+        exponent_BH2: the largest of the logarithms that the tokens' weights have now, and of what the beginning's,
+            which was 0, has become. It is a whole number and the rest below 1: half precision would otherwise lose
+            slow decays in it.
     """
 
     matrix_BHKV: torch.Tensor
     keys_BHK: torch.Tensor
-    exponent_BH1: torch.Tensor
+    exponent_BH2: torch.Tensor
 
 
 def gated_memory(
@@ -284,25 +295,28 @@ def gated_memory(
     Returns:
         Outputs [B, H, S, V] and the state after the call. Outputs of padding mean nothing.
     """
+    # Logarithms are relative to the whole part of the exponent.
+    whole_BH11, rest_BH11 = state.exponent_BH2[:, :, :1, None], state.exponent_BH2[:, :, 1:, None]
     real = order.is_real_BS[:, None, :, None]
     decay = torch.where(real, log_forget_BHS[..., None], torch.zeros(()))
-    gate = torch.where(real, log_input_BHS[..., None], torch.full((), _NOTHING))
+    gate = torch.where(real, log_input_BHS[..., None] - whole_BH11, torch.full((), _NOTHING))
     precedes = _with_heads(order.precedes_BST)
     up_to = precedes | _with_heads(order.is_same_BST)
     between = up_to.float() @ (decay * precedes.float())
     log_weights = torch.where(up_to, between + gate.transpose(-1, -2), torch.full((), _NOTHING))
-    carried = up_to.float() @ decay + state.exponent_BH1[..., None]
-    exponent = torch.maximum(log_weights.amax(-1, keepdim=True), carried)
-    attention = (query_BHSK @ key_BHSK.transpose(-1, -2)) * torch.exp(log_weights - exponent)
-    read = query_BHSK * torch.exp(carried - exponent)
+    carried = up_to.float() @ decay + rest_BH11
+    largest = torch.maximum(log_weights.amax(-1, keepdim=True), carried)
+    attention = (query_BHSK @ key_BHSK.transpose(-1, -2)) * torch.exp(log_weights - largest)
+    read = query_BHSK * torch.exp(carried - largest)
     output = attention @ value_BHSV + read @ state.matrix_BHKV
     divisor = attention.sum(-1, keepdim=True) + read @ state.keys_BHK[..., None]
     # Both sides of the quotient by what keeps exp(-exponent), of weak gates alone, from growing out of range.
+    exponent = largest + whole_BH11
     shrink = torch.exp(exponent.clamp(max=0.0))
     least = torch.exp(-exponent.clamp(min=0.0))
     output = output * shrink / (torch.maximum(divisor.abs() * shrink, least) + epsilon * shrink)
     return output, _memory_behind(
-        state, key_BHSK=key_BHSK, value_BHSV=value_BHSV, decay_BHS1=decay, gate_BHS1=gate, precedes_BHST=precedes
+        state, key_BHSK=key_BHSK, value_BHSV=value_BHSV, decay_BHS1=decay, gate_BHS1=gate, order=order
     )
 
 
@@ -313,18 +327,22 @@ def _memory_behind(
     value_BHSV: torch.Tensor,
     decay_BHS1: torch.Tensor,
     gate_BHS1: torch.Tensor,
-    precedes_BHST: torch.Tensor,
+    order: TokenOrder,
 ) -> GatedMemory:
     """The state after a call; padding has no decay and its gate is nothing."""
-    log_weights = precedes_BHST.transpose(-1, -2).float() @ decay_BHS1 + gate_BHS1
-    kept = decay_BHS1.sum(2) + before.exponent_BH1
-    exponent = torch.maximum(kept, log_weights.amax(2))
-    keys = key_BHSK * torch.exp(log_weights - exponent[:, :, None])
-    factor = torch.exp(kept - exponent)
+    whole_BH1, rest_BH1 = before.exponent_BH2[..., :1], before.exponent_BH2[..., 1:]
+    log_weights = _with_heads(order.precedes_BST).transpose(-1, -2).float() @ decay_BHS1 + gate_BHS1
+    kept = decay_BHS1.sum(2) + rest_BH1
+    largest = torch.maximum(kept, log_weights.amax(2))
+    keys = key_BHSK * torch.exp(log_weights - largest[:, :, None])
+    factor = torch.exp(kept - largest)
+    more = torch.floor(largest)
+    exponent_BH2 = torch.cat([whole_BH1 + more, largest - more], dim=-1)
+    has_tokens = order.num_real_B[:, None, None] > 0
     return GatedMemory(
         matrix_BHKV=factor[..., None] * before.matrix_BHKV + keys.transpose(-1, -2) @ value_BHSV,
         keys_BHK=factor * before.keys_BHK + keys.sum(2),
-        exponent_BH1=exponent,
+        exponent_BH2=torch.where(has_tokens, exponent_BH2, before.exponent_BH2),
     )
 
 

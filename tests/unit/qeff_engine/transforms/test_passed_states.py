@@ -7,7 +7,7 @@ import torch
 
 from qeff_engine.transforms import passed_states, recurrences
 from qeff_engine.transforms.cache import LayerLayout, RetainedCache, RetainedLayer
-from qeff_engine.transforms.recurrences import WeightedSum
+from qeff_engine.transforms.recurrences import Weighted
 from qeff_engine.transforms.token_order import TokenOrder
 
 # What is kept loses so much of its logarithm with each token. Halves near 12 are 0.008 apart.
@@ -31,11 +31,11 @@ def average_behind(number, state, *, key):
 
 
 def test_halves_do_not_lose_the_slow_decay_of_an_average():
-    state = average_behind(0, WeightedSum(*torch.zeros(3, 1, 1)), key=12.3)
-    first = float(state.exponent + state.weights.log())
+    state = average_behind(0, Weighted(*torch.zeros(3, 1, 1)), key=12.3)
+    first = float(state.exponent + state.weight.log())
     for number in range(1, NUM_TOKENS):
-        state = WeightedSum(*(part.half().float() for part in average_behind(number, state, key=-1000.0)))
-    lost = first - float(state.exponent + state.weights.log())
+        state = Weighted(*(part.half().float() for part in average_behind(number, state, key=-1000.0)))
+    lost = first - float(state.exponent + state.weight.log())
     assert lost == pytest.approx(FORGOTTEN * (NUM_TOKENS - 1), rel=0.1)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qeff_engine.transforms import recurrences
-from qeff_engine.transforms.recurrences import GatedMemory, WeightedSum
+from qeff_engine.transforms.recurrences import GatedMemory, Weighted
 from qeff_engine.transforms.token_order import TokenOrder
 
 BATCH, HEADS, KEY_DIM, VALUE_DIM = 3, 2, 4, 3
@@ -104,10 +104,9 @@ def test_a_scan_is_that_of_single_tokens(num_tokens):
 def averages_one_by_one(key, value, log_decay, bonus, state, slots):
     """Averages, and the averages and the logarithms of the weights behind the last token, from logarithms alone."""
     key, value, log_decay, bonus = (item.double().numpy() for item in (key, value, log_decay, bonus))
-    values, weights, exponent = (item.double().numpy() for item in state)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_weight = np.where(weights > 0, exponent + np.log(weights), -np.inf)
-        average = np.where(weights > 0, values / weights, 0.0)
+    average, weight, exponent = (item.double().numpy().copy() for item in state)
+    with np.errstate(divide="ignore"):
+        log_weight = exponent + np.log(weight)
     outputs = np.zeros(key.shape)
 
     def with_one(row, log_one, one):
@@ -134,10 +133,10 @@ def test_a_weighted_average_is_that_of_single_tokens(num_tokens, strength, has_p
     key[..., 1] -= 2 * strength
     key[..., 2] += 2 * strength
     bonus = drawn(2, channels)
-    # An exponent without weights says nothing: a row that begins finds zeros, other rows what was there.
-    weights = 1 + drawn(3, BATCH, channels).abs() if has_past else torch.zeros(BATCH, channels)
+    # An exponent without a weight says nothing: a row that begins finds zeros, other rows what was there.
+    weight = 1 + drawn(3, BATCH, channels).abs().clamp(max=1.7) if has_past else torch.zeros(BATCH, channels)
     exponent = torch.round(strength * drawn(4, BATCH, channels))
-    state = WeightedSum(values=weights * drawn(5, BATCH, channels), weights=weights, exponent=exponent)
+    state = Weighted(average=drawn(5, BATCH, channels), weight=weight, exponent=exponent)
     expected, average, log_weight = averages_one_by_one(key, value, log_decay, bonus, state, slots)
     found, after = recurrences.weighted_average(
         key, value, log_decay_C=log_decay, bonus_C=bonus, state_BC=state, order=TokenOrder(slots)
@@ -145,11 +144,11 @@ def test_a_weighted_average_is_that_of_single_tokens(num_tokens, strength, has_p
     close(torch.where((slots >= 0)[..., None], found, 0.0), expected)
     for old, new in zip(state, after, strict=True):
         assert torch.equal(old[2], new[2])
-    close((after.values / after.weights)[:2], average[:2])
-    close((after.exponent + after.weights.log())[:2], log_weight[:2])
+    close(after.average[:2], average[:2])
+    close((after.exponent + after.weight.log())[:2], log_weight[:2])
     assert torch.equal(after.exponent, after.exponent.round())
-    assert float(after.weights[:2].min()) > 0.999
-    assert float(after.weights[:2].max()) < 2.719
+    assert float(after.weight[:2].min()) > 0.999
+    assert float(after.weight[:2].max()) < 2.719
 
 
 def memories_one_by_one(query, key, value, log_input, log_forget, state, epsilon, slots):
@@ -157,18 +156,19 @@ def memories_one_by_one(query, key, value, log_input, log_forget, state, epsilon
     query, key, value, log_input, log_forget = (
         item.double().numpy() for item in (query, key, value, log_input, log_forget)
     )
-    matrix, keys, exponent = (item.double().numpy().copy() for item in state)
+    matrix, keys, (whole, rest) = *(item.double().numpy() for item in state[:2]), state.exponent_BH2.double().unbind(2)
+    matrix, keys, exponent = matrix.copy(), keys.copy(), (whole + rest).numpy()
     outputs = np.zeros(value.shape)
     for row, head, token in np.ndindex(BATCH, HEADS, slots.shape[1]):
         if slots[row, token] < 0:
             continue
         at, now = (row, head), (row, head, token)
-        largest = max(log_forget[now] + exponent[row, head, 0], log_input[now])
-        forget = np.exp(log_forget[now] + exponent[row, head, 0] - largest)
+        largest = max(log_forget[now] + exponent[at], log_input[now])
+        forget = np.exp(log_forget[now] + exponent[at] - largest)
         written = np.exp(log_input[now] - largest)
         matrix[at] = forget * matrix[at] + written * np.outer(key[now], value[now])
         keys[at] = forget * keys[at] + written * key[now]
-        exponent[row, head, 0] = largest
+        exponent[at] = largest
         divisor = max(abs(query[now] @ keys[at]), np.exp(-largest)) + epsilon
         outputs[now] = query[now] @ matrix[at] / divisor
     return outputs, (matrix, keys, exponent)
@@ -185,11 +185,10 @@ def test_a_gated_memory_is_that_of_single_tokens(num_tokens, strength):
     log_input = strength * drawn(3, BATCH, HEADS, num_tokens)
     log_forget = torch.nn.functional.logsigmoid(5 + strength * drawn(4, BATCH, HEADS, num_tokens))
     log_forget[:, 0] *= 1e-3
-    state = GatedMemory(
-        drawn(5, BATCH, HEADS, KEY_DIM, VALUE_DIM),
-        drawn(6, BATCH, HEADS, KEY_DIM).abs(),
-        0.5 * strength * drawn(7, BATCH, HEADS, 1),
+    exponent = torch.stack(
+        [torch.round(0.5 * strength * drawn(7, BATCH, HEADS)), drawn(8, BATCH, HEADS).frac().abs()], 2
     )
+    state = GatedMemory(drawn(5, BATCH, HEADS, KEY_DIM, VALUE_DIM), drawn(6, BATCH, HEADS, KEY_DIM).abs(), exponent)
     expected, states = memories_one_by_one(query, key, value, log_input, log_forget, state, 1e-3, slots)
     found, after = recurrences.gated_memory(
         query,
@@ -202,9 +201,13 @@ def test_a_gated_memory_is_that_of_single_tokens(num_tokens, strength):
         order=TokenOrder(slots),
     )
     close(torch.where((slots >= 0)[:, None, :, None], found, 0.0), expected)
-    for old, new, wanted in zip(state, after, states, strict=True):
+    for old, new in zip(state, after, strict=True):
         assert torch.equal(old[2], new[2])
+    for new, wanted in zip((*after[:2], after.exponent_BH2.sum(2)), states, strict=True):
         close(new, wanted)
+    whole, rest = after.exponent_BH2.unbind(2)
+    assert torch.equal(whole, whole.round())
+    assert 0 <= float(rest.min()) <= float(rest.max()) <= 1
 
 
 def test_calls_are_as_long_as_stated_and_no_longer():
