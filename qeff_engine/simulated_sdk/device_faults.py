@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk import faults
-from qeff_engine.simulated_sdk.devices import Device
+from qeff_engine.simulated_sdk.devices import Device, Found
 from qeff_engine.simulated_sdk.fault_kinds import ACTIVATION_CODES, RUNTIME
 from qeff_engine.simulated_sdk.faults import Fault
 from qeff_engine.simulated_sdk.status import QStatus
@@ -17,21 +17,6 @@ from qeff_engine.simulated_sdk.status import QStatus
 _STATES = ("device-error", "device-permission", "device-missing", "device-moved", "device-throttled")
 _ILL = ("device-error", "device-permission")
 _CALLS = ("device-ssr", "device-timeout", "wrong-numbers", "device-slow", "device-throttled")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
-    """A device as it shows itself now.
-
-    Attributes:
-        device: it, with its number of now.
-        ill: the fault for which its status is ``Error``; None when it is ready.
-        hot: the fault for which it is throttled; None when it is not.
-    """
-
-    device: Device
-    ill: Fault | None = None
-    hot: Fault | None = None
 
 
 def present(root: Path, *, tool: str, environ: Mapping[str, str] | None = None) -> list[Found]:

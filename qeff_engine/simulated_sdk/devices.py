@@ -11,10 +11,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qeff_engine.simulated_sdk import cost_parameters
 
+if TYPE_CHECKING:
+    from qeff_engine.simulated_sdk.faults import Fault
+
 DEVICES_FILE = "devices.json"
+FAULTS_FILE, FAULTS_VARIABLE = "faults.json", "QAIC_SIM_FAULTS"
 VISIBLE_VARIABLE = "QAIC_VISIBLE_DEVICES"
 
 _LIMITS = cost_parameters.values(cost_parameters.table()["limits"])
@@ -86,6 +91,21 @@ class Device:
         return self.traits.dram_mb - RESERVED_DRAM_MB
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """A device as it shows itself now.
+
+    Attributes:
+        device: it, with its number of now.
+        ill: the fault for which its status is ``Error``; None when it is ready.
+        hot: the fault for which it is throttled; None when it is not.
+    """
+
+    device: Device
+    ill: Fault | None = None
+    hot: Fault | None = None
+
+
 def parse(text: str) -> list[Device]:
     """The devices that ``ultra:4,standard:1`` asks for: comma-separated ``KIND:COUNT``, each count one SoC.
 
@@ -148,3 +168,8 @@ def visible(devices: list[Device], *, environ: Mapping[str, str] | None = None) 
         return devices
     wanted = {part.strip() for part in listed.split(",")}
     return [device for device in devices if str(device.qid) in wanted]
+
+
+def are_disturbed(root: Path, *, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether somebody asked for faults of this SDK, which only :mod:`~qeff_engine.simulated_sdk.faults` reads."""
+    return bool((os.environ if environ is None else environ).get(FAULTS_VARIABLE)) or (root / FAULTS_FILE).exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qeff_engine.simulated_sdk import faults, install
+from qeff_engine.simulated_sdk.devices import FAULTS_FILE
 from qeff_engine.simulated_sdk.fault_kinds import KINDS
 from qeff_engine.simulated_sdk.faults import BadFaults, Fault
 
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _set(options: argparse.Namespace, root: Path, counts: Path) -> int:
-    known = {fault.id: fault for fault in faults.of_file(root / faults.FAULTS_FILE)}
+    known = {fault.id: fault for fault in faults.of_file(root / FAULTS_FILE)}
     name = options.id or next(f"f{number}" for number in range(1, len(known) + 2) if f"f{number}" not in known)
     names = ("device", "tool", "model", "after", "times", "probability", "seed")
     fields = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
@@ -83,7 +84,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _list(options: argparse.Namespace, root: Path, counts: Path) -> int:
-    found = faults.of_file(root / faults.FAULTS_FILE)
+    found = faults.of_file(root / FAULTS_FILE)
     counted = {fault.id: faults.count_of(counts, fault) for fault in found}
     if options.json:
         rows = [{**dataclasses.asdict(one), "shown": counted[one.id][1]} for one in found]
@@ -101,7 +102,7 @@ def _turns(fault: Fault, *, shown: int) -> str:
 
 
 def _clear(options: argparse.Namespace, root: Path, counts: Path) -> int:
-    path = root / faults.FAULTS_FILE
+    path = root / FAULTS_FILE
     if not options.ids:  # also a file that cannot be read
         path.unlink(missing_ok=True)
         return 0

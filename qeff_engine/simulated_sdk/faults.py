@@ -30,12 +30,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qeff_engine.simulated_sdk.devices import Device
+from qeff_engine.simulated_sdk.devices import FAULTS_FILE, Device
+from qeff_engine.simulated_sdk.devices import FAULTS_VARIABLE as VARIABLE
 from qeff_engine.simulated_sdk.fault_kinds import COMPILERS, KINDS
 from qeff_engine.simulated_sdk.occupancy import STATE_DIRECTORY
 
-FAULTS_FILE = "faults.json"
-VARIABLE = "QAIC_SIM_FAULTS"
 _FOLDER = "faults"
 _LOCK_FILE = "lock"
 _DIGITS = 12

@@ -26,6 +26,10 @@ _TOOLS = {
     "tools/qaic-version-util": "version_cli",
     "tools/qaic-qpc": "qpc_cli",
 }
+_PLAIN = (
+    "tools/qaic-util",
+    "tools/qaic-version-util",
+)  # which need no packages, and start faster without looking for any
 _SCRIPTS = {"scripts/qaic-model-configurator/model_configurator.py": "configurator_cli"}
 _LONGEST_SHEBANG = 120
 
@@ -97,7 +101,10 @@ def _files(*, devices: list[device_list.Device], version: str) -> dict[str, str]
     """The text of every file by its path in the SDK; the marker comes first, since it makes the rest ours."""
     note = "A simulated Cloud AI SDK: figures are predictions of a cost model, not of a card."
     files = {MARKER: json.dumps({"version": version, "note": note}, indent=1) + "\n"}
-    files |= {name: _script(module, parents=name.count("/")) for name, module in (_TOOLS | _SCRIPTS).items()}
+    files |= {
+        name: _script(module, parents=name.count("/"), plain=name in _PLAIN)
+        for name, module in (_TOOLS | _SCRIPTS).items()
+    }
     files[f"dev/lib/{platform.machine()}/qaicrt.py"] = _module("runtime", parents=3, bind=True)
     files["dev/python/QAicApi_pb2.py"] = _module("descriptor", parents=2, bind=False)
     for package in ("apps", "platform"):
@@ -106,17 +113,19 @@ def _files(*, devices: list[device_list.Device], version: str) -> dict[str, str]
     return files
 
 
-def _script(module: str, *, parents: int) -> str:
+def _script(module: str, *, parents: int, plain: bool) -> str:
     """An executable that runs ``main`` of one of our modules with the Python that installed it.
 
     Args:
         module: ours.
         parents: folders between the SDK's root and the script.
+        plain: it needs the standard library and us only.
     """
-    shebang = f"#!{sys.executable}"
+    option = " -S" if plain else ""
+    shebang = f"#!{sys.executable}{option}"
     if len(shebang) > _LONGEST_SHEBANG or " " in sys.executable:
         # Kernels cut long interpreter lines and split at blanks; sh takes any path, and Python reads the line as text.
-        shebang = f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''"
+        shebang = f"#!/bin/sh\n'''exec' \"{sys.executable}\"{option} \"$0\" \"$@\"\n' '''"
     return f"""{shebang}
 import os
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qeff_engine.simulated_sdk import device_faults
-from qeff_engine.simulated_sdk.device_faults import Found
+from qeff_engine.simulated_sdk.devices import Found
 from qeff_engine.simulated_sdk.fault_kinds import RUNTIME
 
 _root: Path | None = None

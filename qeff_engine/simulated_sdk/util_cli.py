@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qeff_engine.simulated_sdk import command_options, device_faults, occupancy, util_table, version_cli
+from qeff_engine.simulated_sdk import command_options, occupancy, util_table, version_cli
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk.command_options import BadUsage, Option
-from qeff_engine.simulated_sdk.device_faults import Found
-from qeff_engine.simulated_sdk.fault_kinds import UTIL
+from qeff_engine.simulated_sdk.devices import Device, Found
 
 _FAILED = 255  # the tool returns -1, also after its help
 
@@ -96,7 +95,7 @@ def main(arguments: list[str], *, root: Path) -> int:
         print(_USAGE, end="")
         return _FAILED
     try:
-        present = device_faults.present(root, tool=UTIL)
+        present = _present(root)
     except (device_list.BadDevices, OSError) as error:
         print(error, file=sys.stderr)
         return _FAILED
@@ -106,20 +105,30 @@ def main(arguments: list[str], *, root: Path) -> int:
         return _FAILED
     version = version_cli.version_of(root, package="platform")
 
-    def chosen() -> list[tuple[device_list.Device, dict[str, Any]]]:
-        listed = [found for found in present if not asked.qids or str(found.device.qid) in asked.qids]
+    def chosen() -> list[tuple[Device, dict[str, Any]]]:
+        listed = [found for found in _present(root) if not asked.qids or str(found.device.qid) in asked.qids]
         pairs = [(found.device, _record(root, found=found, version=version)) for found in listed]
         return [pair for pair in pairs if not asked.field or str(pair[1].get(asked.field)) == asked.value]
 
     return _act(asked, root=root, devices=[found.device for found in present], chosen=chosen)
 
 
+def _present(root: Path) -> list[Found]:
+    """The devices that there are now."""
+    if not device_list.are_disturbed(root):
+        return [Found(device=device) for device in device_list.visible(device_list.load(root))]
+    # Only then: the tool is asked again and again, and most of its time is importing.
+    from qeff_engine.simulated_sdk import device_faults, fault_kinds
+
+    return device_faults.present(root, tool=fault_kinds.UTIL)
+
+
 def _act(
     asked: _Asked,
     *,
     root: Path,
-    devices: list[device_list.Device],
-    chosen: Callable[[], list[tuple[device_list.Device, dict[str, Any]]]],
+    devices: list[Device],
+    chosen: Callable[[], list[tuple[Device, dict[str, Any]]]],
 ) -> int:
     """Do what was asked of the devices that were chosen."""
     pairs = chosen()
@@ -160,7 +169,7 @@ def _read(arguments: list[str]) -> _Asked:
     return asked
 
 
-def _reset(root: Path, *, devices: list[device_list.Device]) -> int:
+def _reset(root: Path, *, devices: list[Device]) -> int:
     """Reset whole cards: programs on them lose their cores and their states."""
     for device in devices:
         try:
@@ -208,7 +217,7 @@ def _record(root: Path, *, found: Found, version: str) -> dict[str, Any]:
     return record
 
 
-def _images(device: device_list.Device, *, version: str) -> dict[str, Any]:
+def _images(device: Device, *, version: str) -> dict[str, Any]:
     """Hardware and firmware. ``MHI ID`` and ``Device Capabilities`` are the closed tool's; their place is not known."""
     return {
         "HW Version": "2.0.0.0",
@@ -226,7 +235,7 @@ def _images(device: device_list.Device, *, version: str) -> dict[str, Any]:
     }
 
 
-def _resources(device: device_list.Device, *, used: occupancy.Usage) -> dict[str, Any]:
+def _resources(device: Device, *, used: occupancy.Usage) -> dict[str, Any]:
     """What there is and what is free."""
     kind = device.traits
     return {
@@ -251,7 +260,7 @@ def _resources(device: device_list.Device, *, used: occupancy.Usage) -> dict[str
     }
 
 
-def _closing(device: device_list.Device, *, used: occupancy.Usage) -> dict[str, Any]:
+def _closing(device: Device, *, used: occupancy.Usage) -> dict[str, Any]:
     """Frequencies, versions, board and what sensors say."""
     kind = device.traits
     busy = used.taken.cores / kind.cores

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 _PACKAGES = ("platform", "apps")
 
@@ -27,10 +27,11 @@ def version_of(root: Path, *, package: str) -> str:
     Raises:
         OSError: the SDK is damaged.
     """
-    element = ElementTree.parse(root / "versions" / f"{package}.xml").getroot().find(".//base_version")  # noqa: S314  ours
-    if element is None or not element.text:
-        raise OSError(f"{root / 'versions' / f'{package}.xml'} has no base_version. Install the simulated SDK again.")
-    return element.text.strip()
+    path = root / "versions" / f"{package}.xml"
+    found = re.search(r"<base_version>\s*([^<\s]+)\s*</base_version>", path.read_text())
+    if found is None:
+        raise OSError(f"{path} has no base_version. Install the simulated SDK again.")
+    return found[1]
 
 
 def at_least(version: str, *, wanted: tuple[int, int]) -> bool:
