@@ -20,6 +20,8 @@ FILE_NAME = "export.json"
 FORMAT = 1
 RETAINED = "_RetainedState"  # output X_RetainedState is the next call's input X and stays on the device
 
+LAYERS_DOMAIN = "qeff.layers"  # of the functions that are layers, called once per layer
+
 DECODER = "decoder"  # text in (or image embeddings and text), logits and KV out
 VISION = "vision"  # pixels in, vision_embeds out
 ENCODER = "encoder"  # text in, embeddings out

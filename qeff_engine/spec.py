@@ -45,7 +45,10 @@ DEFAULT_PROMPT = "The capital of France is"
 DEFAULT_SET_SIZE = 10  # calls queued on an activation, as the SDK's own runner has it
 
 
-_OPTIONS = ("compiler_options", "unlisted_flags")
+# Fields that are left out of the JSON form at these values.
+_LEFT_OUT: Mapping[str, Any] = {"compiler_options": {}, "unlisted_flags": [], "num_partitions": 1, "device_link": "p2p"}
+DEVICE_LINKS = ("p2p", "host")
+MOST_DEVICES = 16  # that a program can be sliced over
 _QUEUES = ("set_size", "activations")
 
 
@@ -221,6 +224,8 @@ class CompileSpec(StageSpec):
         precision: ``fp16``, or ``mxfp6`` for weights compressed by the compiler.
         kv_precision: ``fp16`` or ``mxint8``.
         hw_version: target of the compiler: ``ai100`` or ``ai200``.
+        num_partitions: parts of a pipeline of devices; with 1, all devices compute their shares of everything.
+        device_link: ``p2p`` when devices exchange data directly, ``host`` when through the host's memory.
         compiler_options: further flags of the compiler by name, from :mod:`qeff_engine.compiler_flags.table`; kept in
             their canonical form, so that neither order nor spelling makes another request.
         unlisted_flags: flags that the table does not have, as the compiler gets them; nothing checks them.
@@ -236,6 +241,8 @@ class CompileSpec(StageSpec):
     precision: str = "fp16"
     kv_precision: str = "fp16"
     hw_version: str = "ai100"
+    num_partitions: int = 1
+    device_link: str = "p2p"
     compiler_options: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     unlisted_flags: tuple[str, ...] = ()
 
@@ -246,13 +253,13 @@ class CompileSpec(StageSpec):
         self.validate()
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as JSON values. Options that are not given stand nowhere, so that requests without them have the
-        digests that they had before there were any."""
+        """The spec as JSON values. Fields that came later are left out at their defaults, so that requests without them
+        keep their digests."""
         fields = super().to_json()
-        return {name: value for name, value in fields.items() if value or name not in _OPTIONS}
+        return {name: value for name, value in fields.items() if name not in _LEFT_OUT or value != _LEFT_OUT[name]}
 
     def validate(self) -> None:
-        for name in ("num_cores", "num_devices", "batch_size", "prefill_len", "seq_len"):
+        for name in ("num_cores", "num_devices", "batch_size", "prefill_len", "seq_len", "num_partitions"):
             _require_at_least(name, getattr(self, name), 1)
         _require_at_least("ctx_len", self.ctx_len, 2)
         if self.prefill_len > self.ctx_len:
@@ -263,12 +270,25 @@ class CompileSpec(StageSpec):
         _require_choice("precision", self.precision, PRECISIONS)
         _require_choice("KV precision", self.kv_precision, KV_PRECISIONS)
         _require_choice("hardware version", self.hw_version, HW_VERSIONS)
+        self._check_devices()
         asking.check(
             self.compiler_options,
             num_cores=self.num_cores,
             num_devices=self.num_devices,
             hw_version=self.hw_version,
         )
+
+    def _check_devices(self) -> None:
+        _require_choice("device link", self.device_link, DEVICE_LINKS)
+        if self.num_devices > MOST_DEVICES:
+            raise InvalidInput(f"The program spans {self.num_devices} devices, expected at most {MOST_DEVICES}.")
+        if self.num_devices % self.num_partitions:
+            raise InvalidInput(
+                f"{self.num_devices} devices do not divide into {self.num_partitions} equal parts of a pipeline.",
+                advice="Every part has the same number of devices: choose a divisor.",
+            )
+        if self.num_devices == 1 and self.device_link != "p2p":
+            raise InvalidInput(f"device link is '{self.device_link}' for one device, expected several devices.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

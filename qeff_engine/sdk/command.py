@@ -16,6 +16,7 @@ from qeff_engine.compiler_flags.table import FLAGS
 from qeff_engine.compiler_flags.values import InputFile, OutputFile
 from qeff_engine.errors import Unsupported
 from qeff_engine.sdk.location import Sdk
+from qeff_engine.sdk.partitions import cut, partition_json
 
 # From this version on the compiler reads specializations with a name; older ones end with a JSON error.
 _NAMED_SPECIALIZATIONS = (1, 22)
@@ -109,22 +110,28 @@ def custom_io_yaml(component: exported.Component, *, kv_precision: str) -> str:
     return "\n".join(blocks)
 
 
-def partition_json(*, num_devices: int, num_cores: int) -> str:
-    """The text of a tensor-slicing configuration: every device computes its share of every node."""
-    devices = list(range(num_devices))
-    partition = {
-        "name": "Partition0",
-        "devices": [{"deviceId": device, "numCores": num_cores} for device in devices],
-    }
-    return (
-        json.dumps({"connections": [{"devices": devices, "type": "p2p"}], "partitions": [partition]}, indent=1) + "\n"
-    )
-
-
 def write_side_files(
-    directory: Path, *, sdk: Sdk, model: exported.ExportedModel, component: str, compile_spec: spec.CompileSpec
+    directory: Path,
+    *,
+    sdk: Sdk,
+    model: exported.ExportedModel,
+    component: str,
+    compile_spec: spec.CompileSpec,
+    onnx: Path,
 ) -> SideFiles:
-    """Write the files that a component's command line names into ``directory`` and say which they are."""
+    """Write the files that a component's command line names into ``directory`` and say which they are.
+
+    Args:
+        directory: of the component.
+        sdk: whose compiler reads them.
+        model: what was exported.
+        component: name of the graph.
+        compile_spec: what is asked.
+        onnx: the graph, which is read where it is cut into a pipeline.
+
+    Raises:
+        Unsupported: the graph cannot be cut, or nothing says which size a symbol has.
+    """
     graph = model.components[component]
     texts: dict[str, tuple[str, str]] = {}
     shapes = specializations(model, component=component, compile_spec=compile_spec)
@@ -134,8 +141,15 @@ def write_side_files(
     if graph.retained:
         texts["custom_io"] = "custom_io.yaml", custom_io_yaml(graph, kv_precision=compile_spec.kv_precision)
     if compile_spec.num_devices > 1:
-        text = partition_json(num_devices=compile_spec.num_devices, num_cores=compile_spec.num_cores)
-        texts["partition"] = f"mdp_ts_{compile_spec.num_devices}.json", text
+        parts = compile_spec.num_partitions
+        text = partition_json(
+            num_devices=compile_spec.num_devices,
+            num_cores=compile_spec.num_cores,
+            link=compile_spec.device_link,
+            nodes=cut(onnx, parts=parts) if parts > 1 else None,
+        )
+        way = "ts" if parts == 1 else f"pp_{parts}"
+        texts["partition"] = f"mdp_{way}_{compile_spec.num_devices}.json", text
     for name, text in texts.values():
         (directory / name).write_text(text)
     options = {}

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,6 +22,8 @@ HOW_TO_GET_ONE = (
 
 _SIMULATED_MARKER = "SIMULATED"
 _UNKNOWN_VERSION = "unknown"
+_PACKAGES = ("apps", "platform")
+_ASKING_S = 10.0  # for the tool that tells versions; it only reads files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,15 +76,13 @@ class Sdk:
 
     def is_at_least(self, *, apps: tuple[int, int]) -> bool:
         """Whether the compiler's version is ``apps`` (major, minor) or newer; an unknown version counts as older."""
-        found = re.match(r"(\d+)\.(\d+)", self.versions.get("apps", ""))
+        found = re.search(r"(\d+)\.(\d+)", self.versions.get("apps", ""))
         return found is not None and (int(found[1]), int(found[2])) >= apps
 
     def toolchain(self) -> dict[str, str]:
         """Versions for action keys: ``sdk_apps`` and ``sdk_platform``. A simulated SDK never equals a real one."""
         suffix = "-simulated" if self.simulated else ""
-        return {
-            f"sdk_{package}": self.versions.get(package, _UNKNOWN_VERSION) + suffix for package in ("apps", "platform")
-        }
+        return {f"sdk_{package}": self.versions.get(package, _UNKNOWN_VERSION) + suffix for package in _PACKAGES}
 
 
 def find(root: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Sdk:
@@ -110,14 +111,34 @@ def find(root: Path | None = None, *, environ: Mapping[str, str] | None = None) 
 
 
 def _versions(root: Path) -> dict[str, str]:
-    found = {package: _base_version(root / "versions" / f"{package}.xml") for package in ("apps", "platform")}
+    """Versions by package: of its file, else what the SDK's own tool says."""
+    found = {package: _base_version(root / "versions" / f"{package}.xml") for package in _PACKAGES}
+    for package in _PACKAGES:
+        found[package] = found[package] or _told_version(root / "tools" / "qaic-version-util", package=package)
     return {package: version for package, version in found.items() if version}
 
 
 def _base_version(path: Path) -> str:
-    """The text of the first ``base_version`` element, or nothing when there is none."""
+    """The text of the first ``base_version`` element in any name space, or nothing when there is none."""
     try:
-        element = ElementTree.parse(path).getroot().find(".//base_version")  # noqa: S314  the SDK's programs are run too
+        elements = ElementTree.parse(path).getroot().iter()  # noqa: S314  the SDK's programs are run too
     except (OSError, ElementTree.ParseError):
         return ""
-    return (element.text or "").strip() if element is not None else ""
+    texts = ((element.text or "").strip() for element in elements if element.tag.rpartition("}")[2] == "base_version")
+    return next(texts, "")
+
+
+def _told_version(tool: Path, *, package: str) -> str:
+    """The version that ``qaic-version-util`` prints about a package, or nothing.
+
+    It has been seen to print ``apps:AIC.1.6.80``, and ``not found`` after the colon. Source:
+    https://github.com/krai/ck-qaic (docker/README.md).
+    """
+    try:
+        done = subprocess.run(
+            [tool, f"--{package}"], capture_output=True, text=True, errors="replace", timeout=_ASKING_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(rf"^(?:{package}:)?[A-Za-z. ]*(\d+(?:\.\d+)+)", done.stdout, re.MULTILINE)
+    return found[1] if found is not None and done.returncode == 0 else ""

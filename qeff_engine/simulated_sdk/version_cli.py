@@ -10,14 +10,19 @@ _PACKAGES = ("platform", "apps")
 
 
 def main(arguments: list[str], *, root: Path) -> int:
-    """Print the versions of the packages that ``--platform`` and ``--apps`` name, of both without options."""
+    """Print the versions of the packages that ``--platform`` and ``--apps`` name, of all without options.
+
+    The form is that of the real tool as https://github.com/krai/ck-qaic (docker/README.md) shows it.
+    """
     unknown = [argument for argument in arguments if argument not in {f"--{package}" for package in _PACKAGES}]
     if unknown:
         print(f"Unknown option {unknown[0]}.\nUsage: qaic-version-util [--platform] [--apps]", file=sys.stderr)
         return 1
     for package in _PACKAGES:
         if not arguments or f"--{package}" in arguments:
-            print(f"{package}:{version_of(root, package=package)}")
+            print(f"{package}:AIC.{version_of(root, package=package)}")
+    if not arguments:
+        print("factory:not found")
     return 0
 
 

@@ -40,10 +40,13 @@ def run(compile_spec: spec.CompileSpec, context: stage.StageContext) -> stage.St
         for name, component in model.components.items():
             folder = (context.out / name).absolute()
             folder.mkdir()
-            side_files = write_side_files(folder, sdk=sdk, model=model, component=name, compile_spec=compile_spec)
+            graph = onnx / component.file
+            side_files = write_side_files(
+                folder, sdk=sdk, model=model, component=name, compile_spec=compile_spec, onnx=graph
+            )
             command = command_line(
                 sdk.compiler(),
-                onnx=onnx / component.file,
+                onnx=graph,
                 component=component,
                 compile_spec=compile_spec,
                 side_files=side_files,

@@ -30,7 +30,6 @@ from qeff_engine.transforms.shared_entries import as_read
 from qeff_engine.transforms.token_order import TokenOrder
 from qeff_engine.transforms.weightless import WeightlessModel, named_weights
 
-DOMAIN = "qeff.layers"
 _CALL_DOMAIN = "qeff.calls"
 
 
@@ -171,7 +170,7 @@ def _state(name: str, tensor: exported.Tensor) -> ir.Value:
 
 
 def _replace(graph: Any, node: ir.Node, arguments: list[Any], *, function: str, name: str, num_states: int) -> ir.Node:
-    call = ir.Node(DOMAIN, function, arguments, num_outputs=len(node.outputs) + num_states, name=name)
+    call = ir.Node(exported.LAYERS_DOMAIN, function, arguments, num_outputs=len(node.outputs) + num_states, name=name)
     graph.insert_before(node, call)
     for index, (old, new) in enumerate(zip(node.outputs, call.outputs, strict=False)):
         new.name = f"{name}/{index}"
@@ -209,7 +208,7 @@ def _traced(kind: Kind, *, fake_mode: Any) -> ir.Function:
     graph = model.graph
     _initializers_to_constants(graph)
     _copy_what_passes_through(graph)
-    function = ir.Function(DOMAIN, kind.name, "", graph=graph, attributes=[])
+    function = ir.Function(exported.LAYERS_DOMAIN, kind.name, "", graph=graph, attributes=[])
     function.opset_imports.update(model.opset_imports)
     return function
 

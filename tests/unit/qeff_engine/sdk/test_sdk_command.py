@@ -32,7 +32,12 @@ def sdk_of(version):
 
 def line(compile_spec, *, directory, component="decoder", model=TOY):
     side_files = command.write_side_files(
-        directory, sdk=sdk_of("1.21.2.0"), model=model, component=component, compile_spec=compile_spec
+        directory,
+        sdk=sdk_of("1.21.2.0"),
+        model=model,
+        component=component,
+        compile_spec=compile_spec,
+        onnx=Path("/none"),
     )
     arguments = command.command_line(
         ("/sdk/exec/qaic-compile",),
@@ -110,7 +115,9 @@ def test_encoder_has_neither_retained_state_nor_custom_io(tmp_path):
 )
 def test_specializations_have_the_form_that_the_sdk_reads(tmp_path, version, expected):
     spec = CompileSpec(batch_size=2, prefill_len=16, ctx_len=64)
-    command.write_side_files(tmp_path, sdk=sdk_of(version), model=TOY, component="decoder", compile_spec=spec)
+    command.write_side_files(
+        tmp_path, sdk=sdk_of(version), model=TOY, component="decoder", compile_spec=spec, onnx=Path("/none")
+    )
     assert json.loads((tmp_path / "specializations.json").read_text()) == {"specializations": expected}
 
 
@@ -196,3 +203,8 @@ def test_the_older_tool_gets_the_chip_by_its_number(tmp_path):
         program=tmp_path / "qpc",
     )
     assert arguments[1:4] == ["-compile-only", "-aic-hw", "-aic-hw-version=2.0"]
+
+
+def test_devices_that_exchange_through_the_host_have_no_connections(tmp_path):
+    line(CompileSpec(num_devices=2, device_link="host"), directory=tmp_path)
+    assert json.loads((tmp_path / "mdp_ts_2.json").read_text()).keys() == {"partitions"}

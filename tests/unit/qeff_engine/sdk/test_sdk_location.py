@@ -73,6 +73,33 @@ def test_unreadable_version_is_unknown_and_counts_as_old(sdk_root, content):
     assert not sdk.is_at_least(apps=(1, 0))
 
 
+def test_a_version_in_a_name_space_and_with_a_prefix_is_read(sdk_root):
+    text = '<a:versions xmlns:a="urn:x"><a:base_version> AIC.1.22.0.5 </a:base_version></a:versions>'
+    (sdk_root / "versions" / "apps.xml").write_text(text)
+    sdk = location.find(sdk_root)
+    assert sdk.versions["apps"] == "AIC.1.22.0.5"
+    assert sdk.is_at_least(apps=(1, 22))
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ('[ "$1" = --apps ] && echo "apps:AIC.1.6.80"', {"apps": "1.6.80"}),
+        ("echo 1.20.4.0", {"apps": "1.20.4.0", "platform": "1.20.4.0"}),
+        ("printf 'platform:AIC.1.6.80\\napps:not found\\nfactory:not found\\n'", {"platform": "1.6.80"}),
+        ("echo 1.20.4.0; exit 3", {}),
+        ("echo no version here", {}),
+    ],
+)
+def test_the_sdks_own_tool_is_asked_where_files_say_nothing(sdk_root, script, expected):
+    for path in (sdk_root / "versions").iterdir():
+        path.unlink()
+    tool = sdk_root / "tools" / "qaic-version-util"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    assert location.find(sdk_root).versions == expected
+
+
 @pytest.mark.parametrize(("version", "expected"), [("1.21.9.0", False), ("1.22.0.0", True), ("2.0.1", True)])
 def test_versions_compare_as_numbers(sdk_root, version, expected):
     (sdk_root / "versions" / "apps.xml").write_text(APPS_XML.replace("1.21.2.0", version))

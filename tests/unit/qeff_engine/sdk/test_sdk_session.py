@@ -140,7 +140,9 @@ def compile_unchecked(directory, *, sdk, spec):
 
     model = toy_decoder.export(directory)
     component = model.components["decoder"]
-    side_files = command.write_side_files(directory, sdk=sdk, model=model, component="decoder", compile_spec=spec)
+    side_files = command.write_side_files(
+        directory, sdk=sdk, model=model, component="decoder", compile_spec=spec, onnx=directory
+    )
     arguments = command.command_line(
         sdk.compiler(),
         onnx=directory / component.file,

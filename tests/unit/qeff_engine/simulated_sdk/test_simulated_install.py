@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,4 +151,11 @@ def test_tools_run_from_a_directory_with_blanks_and_a_long_interpreter_path(tmp_
     done = subprocess.run(
         [root / "tools" / "qaic-version-util", "--apps"], capture_output=True, text=True, check=False, env=environ
     )
-    assert done.stdout == "apps:1.20.4\n", done.stderr
+    assert done.stdout == "apps:AIC.1.20.4\n", done.stderr
+
+
+def test_versions_are_told_as_the_real_tool_tells_them(simulated_sdk_root):
+    done = subprocess.run(
+        [simulated_sdk_root / "tools" / "qaic-version-util"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"platform:AIC\.[\d.]+\napps:AIC\.[\d.]+\nfactory:not found\n", done.stdout)

@@ -168,3 +168,13 @@ def test_metrics_of_the_compiler_become_figures_when_they_are_asked_for(context)
     assert figures["decoder_static_constants_bytes"] == figures["decoder_qpc_constants_bytes"] > 0
     assert {"decoder_elf_bytes", "decoder_ddr_read_bytes", "decoder_barriers_by_core"} <= figures.keys()
     assert program.load(context.out).figures.items() <= figures.items()
+
+
+def test_a_graph_without_layers_is_no_pipeline_and_devices_may_exchange_through_the_host(context):
+    context, _ = context
+    with pytest.raises(errors.Unsupported, match="has 0 layers as functions, expected at least the 2 parts"):
+        pipeline.run_stage(CompileSpec(num_cores=2, ctx_len=32, num_devices=2, num_partitions=2), context=context)
+    (context.out / "compile.log").unlink()
+    (context.out / "decoder").rmdir()
+    pipeline.run_stage(CompileSpec(num_cores=2, ctx_len=32, num_devices=2, device_link="host"), context=context)
+    assert "connections" not in json.loads((context.out / "decoder" / "mdp_ts_2.json").read_text())
