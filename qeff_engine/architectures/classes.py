@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qeff_engine import code_files, tasks
-from qeff_engine.architectures import form, registry
+from qeff_engine.architectures import form, registry, remote_code
 from qeff_engine.architectures.form import Architecture
 from qeff_engine.errors import InvalidInput, Unsupported, near_miss
 
@@ -35,11 +35,15 @@ _MOST_LAYERS_WITHIN = 1 << 10  # of a tower, which the checkpoint of a decoder m
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Whether transformers or :mod:`registry` knows the architecture of a ``config.json``."""
+    """Whether transformers, :mod:`registry` or code with consent knows the architecture of a ``config.json``.
+
+    What else this process has told transformers does not count: results are not cached under it.
+    """
     from transformers.models.auto import configuration_auto
 
     name = str(config["model_type"])
-    if name in configuration_auto.CONFIG_MAPPING:
+    told = configuration_auto.CONFIG_MAPPING._extra_content.get(name)
+    if name in configuration_auto.CONFIG_MAPPING_NAMES or remote_code.is_of_checkpoint(told):
         return True
     found = registry.of_model_type(name)
     return found is not None and bool(found.config_class)

@@ -39,7 +39,7 @@ _WITH_TABLES = (
     "feature_extraction",
     "video_processing",
 )
-_DIGITS = 16
+_PACKAGE, _DIGITS = "remote_code_", 16
 
 
 @contextlib.contextmanager
@@ -72,6 +72,11 @@ def introduced(directory: Path, *, code: Code) -> Iterator[list[str]]:
             if not place:
                 raise
             raise Unsupported(f"The model's code fails at {place}: {type(error).__name__}: {error}") from error
+
+
+def is_of_checkpoint(kind: Any) -> bool:
+    """Whether a class is of the code of a checkpoint, and not of an installed package."""
+    return str(getattr(kind, "__module__", "")).startswith(_PACKAGE)
 
 
 class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -144,7 +149,7 @@ class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 @contextlib.contextmanager
 def _importable(code: Code, *, directory: Path) -> Iterator[_Files]:
     files = _Files(
-        code.contents, package=f"remote_code_{code.digest.partition(':')[2][:_DIGITS]}", directory=directory.absolute()
+        code.contents, package=f"{_PACKAGE}{code.digest.partition(':')[2][:_DIGITS]}", directory=directory.absolute()
     )
     sys.meta_path.insert(0, files)
     try:
