@@ -10,7 +10,6 @@ from typing import NoReturn
 
 from farm import durations, sizes
 from farm.errors import Usage
-from qeff_engine.compiler_flags import asking
 
 DESCRIPTION = "A compile farm for Qualcomm Cloud AI 100: sweeps of models, on real or simulated devices."
 
@@ -74,7 +73,7 @@ def parse(
         Usage: with the near miss of an unknown option.
     """
     known = [option for action in parser._actions for option in action.option_strings]
-    arguments = asking.joined(arguments)
+    arguments = _joined(parser, arguments)
     # Before argparse looks: it would name what a mistyped option leaves missing, not the option.
     for word in itertools.takewhile(lambda word: word != "--", arguments):
         if word.startswith("--") and word.partition("=")[0] not in known:
@@ -85,6 +84,24 @@ def parse(
     if unknown:
         raise Usage(f"'{unknown[0]}' is one argument too many. `{parser.prog} --help` shows what there is.")
     return options
+
+
+def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with the value of an option whose metavar begins with a dash in one word with it: argparse takes
+    what begins with a dash for an option."""
+    dashed = {
+        option
+        for action in parser._actions
+        if isinstance(action.metavar, str) and action.metavar.startswith("-")
+        for option in action.option_strings
+    }
+    found: list[str] = []
+    for word in arguments:
+        if found and found[-1] in dashed:
+            found[-1] = f"{found[-1]}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _unknown_option(parser: argparse.ArgumentParser, word: str, known: Sequence[str]) -> str:
