@@ -21,7 +21,7 @@ from tests import tiny
 
 MARKER = "QEFF_TEST_TWIST"  # of those that a stage of the farm may see
 MODEL_TYPE = "twist"
-_TELL = f"""
+TELL = f"""
 import os
 
 if os.environ.get({MARKER!r}):
@@ -31,7 +31,7 @@ if os.environ.get({MARKER!r}):
 """
 FILES: Mapping[str, str] = MappingProxyType(
     {
-        "configuration_twist.py": _TELL
+        "configuration_twist.py": TELL
         + """
 from transformers import PretrainedConfig
 
@@ -52,7 +52,7 @@ class TwistConfig(PretrainedConfig):
         self.attention_dropout = 0.0
         self.rope_parameters = {"rope_type": "default", "rope_theta": theta}
 """,
-        "modeling_twist.py": _TELL
+        "modeling_twist.py": TELL
         + """
 import torch
 from torch import nn
@@ -97,12 +97,12 @@ class TwistForCausalLM(LlamaForCausalLM):
     def _init_weights(self, module):
         pass
 """,
-        "parts/twisting.py": _TELL
+        "parts/twisting.py": TELL
         + """
 def twisted(x, *, by):
     return x + by * x.roll(1, dims=-1)
 """,
-        "tokenizer_twist.py": _TELL
+        "tokenizer_twist.py": TELL
         + """
 from pathlib import Path
 

@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from qeff_engine import QEFFAutoModelForCausalLM, __main__, actions, checkpoint, code_files, pipeline, spec, stage
+from qeff_engine import (
+    QEFFAutoModelForCausalLM,
+    __main__,
+    actions,
+    checkpoint,
+    code_files,
+    images,
+    pipeline,
+    spec,
+    stage,
+)
 from qeff_engine.architectures import remote_code
 from qeff_engine.errors import InvalidInput, Unsupported
 from qeff_engine.library import cache
@@ -296,6 +306,41 @@ def test_other_threads_of_the_process_may_connect_meanwhile(snapshot: Path) -> N
             inside.set()
             thread.join()
     assert found == ["connected"]
+
+
+PROCESSING = """
+from transformers import BaseImageProcessor, ProcessorMixin
+
+
+class TwistImageProcessor(BaseImageProcessor):
+    model_input_names = ["pixel_values"]
+
+
+class TwistProcessor(ProcessorMixin):
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        super().__init__(image_processor, tokenizer, **kwargs)
+"""
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_processors_are_code_like_any_other(trusting: bool, source: Path, marker: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(source, tmp_path / "source")
+    (directory / "processing_twist.py").write_text(twist.TELL + PROCESSING)
+    for name, auto, kind in (
+        ("preprocessor_config.json", "AutoImageProcessor", "TwistImageProcessor"),
+        ("processor_config.json", "AutoProcessor", "TwistProcessor"),
+    ):
+        twist.change(directory / name, {"auto_map": {auto: f"processing_twist.{kind}"}})
+    if not trusting:
+        with pytest.raises(InvalidInput, match="no processor for images that can be read"):
+            images.Reader(directory)
+        assert not marker.exists()
+        return
+    with remote_code.introduced(directory, code=code_files.read(directory)) as left_out:
+        assert left_out == []
+        processor = images.Reader(directory)._processor
+        kinds = [type(item).__name__ for item in (processor, processor.image_processor, processor.tokenizer)]
+    assert kinds == ["TwistProcessor", "TwistImageProcessor", "TwistTokenizer"]
 
 
 OWN_LLAMA = """
