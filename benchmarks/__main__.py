@@ -19,6 +19,8 @@ SCRIPTS = (
     "stage_cost",
     "loss",
     "quantize_smollm2",
+    "precision_quality",
+    "simulated_sdk",
     "store_throughput",
     "placement_replay",
     "cost_model",

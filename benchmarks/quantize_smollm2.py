@@ -36,24 +36,27 @@ def quantize(method: str, snapshot: str, out: str) -> None:
 def perplexity(directory: Path) -> float:
     """Perplexity of a checkpoint, quantized or not."""
     import torch
-    import transformers
 
     torch.set_num_threads(1)
-    tokens = transformers.AutoTokenizer.from_pretrained(directory)(_evaluation_text(), verbose=False)["input_ids"]
-    step = (len(tokens) - ROW_TOKENS) // (NUM_ROWS - 1)
     model = _float_model(directory)
     losses = []
     with torch.no_grad():
-        for start in range(0, NUM_ROWS * step, step):
-            row = torch.tensor([tokens[start : start + ROW_TOKENS]])
+        for tokens in evaluation_rows(directory, num_rows=NUM_ROWS, row_tokens=ROW_TOKENS):
+            row = torch.tensor([tokens])
             losses.append(float(model(input_ids=row, labels=row).loss))
     return math.exp(sum(losses) / len(losses))
 
 
-def _evaluation_text() -> str:
+def evaluation_rows(directory: Path, *, num_rows: int, row_tokens: int) -> list[list[int]]:
+    """Tokens of pages of Python's reference, in rows that are spread evenly over them."""
     from pydoc_data.topics import topics
 
-    return "\n\n".join(topics[name] for name in EVALUATION_TOPICS)
+    import transformers
+
+    text = "\n\n".join(topics[name] for name in EVALUATION_TOPICS)
+    tokens = transformers.AutoTokenizer.from_pretrained(directory)(text, verbose=False)["input_ids"]
+    step = (len(tokens) - row_tokens) // (num_rows - 1)
+    return [tokens[start : start + row_tokens] for start in range(0, num_rows * step, step)]
 
 
 def _float_model(directory: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from math import prod
 from typing import IO
@@ -45,6 +46,11 @@ class Constant:
         if self.onnx_type == TensorProto.FLOAT16:
             return prod(self.weight.dims) * 2
         return self.weight.num_bytes
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the stored bytes are those of the source."""
+        return self.mx_axis is None and self.onnx_type == self.weight.onnx_type
 
     @property
     def packed_rows(self) -> int:
@@ -103,8 +109,9 @@ class Constant:
 
 def _to_fp16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     """Values as fp16; too large ones become the largest number, infinities stay."""
-    finite = np.where(np.isinf(values), values, np.clip(values, -_FP16_MAX, _FP16_MAX))
-    return finite.astype(np.float16)
+    if values.size and not max(values.max(), -values.min()) <= _FP16_MAX:
+        values = np.where(np.isinf(values), values, np.clip(values, -_FP16_MAX, _FP16_MAX))
+    return values.astype(np.float16)
 
 
 def rounded_to_fp16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -118,8 +125,39 @@ def aligned(offset: int) -> int:
 
 
 def write(file: IO[bytes], *, constants: Iterable[Constant], start: int) -> None:
-    """Write constants to their places in ``file``, whose constants begin at ``start``."""
+    """Write constants to their places in ``file``, whose constants begin at ``start``.
+
+    Holes of the source stay holes: zeros are zero bytes in every form. What is stored as it is goes from file to file
+    inside the kernel, which shares blocks where the file system can.
+    """
+    end = start
     for constant in constants:
-        file.seek(start + constant.offset)
+        place = start + constant.offset
+        end = max(end, place + constant.num_bytes)
+        if constant.weight.is_hole() or (constant.is_copy and _copied(file, weight=constant.weight, place=place)):
+            continue
+        file.seek(place)
         for piece in constant.pieces():
             file.write(np.ascontiguousarray(piece).data)
+    if file.seek(0, os.SEEK_END) < end:
+        file.truncate(end)
+
+
+def _copied(file: IO[bytes], *, weight: Weight, place: int) -> bool:
+    """Copy a weight's bytes to ``place`` in the kernel; False when it cannot do that between these files."""
+    if weight.path is None:
+        return False
+    file.flush()
+    done = 0
+    with weight.path.open("rb") as source:
+        while done < weight.num_bytes:
+            try:
+                count = os.copy_file_range(
+                    source.fileno(), file.fileno(), weight.num_bytes - done, weight.offset + done, place + done
+                )
+            except OSError:
+                return False
+            if count == 0:
+                return False
+            done += count
+    return True

@@ -97,7 +97,7 @@ class Execution:
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(container.absolute().parent)
         )
-        graph, self._unpacked = _graph_of(container)
+        graph, self._unpacked = graph_of(container)
         settings.add_external_initializers(
             list(self._unpacked), [onnxruntime.OrtValue.ortvalue_from_numpy(item) for item in self._unpacked.values()]
         )
@@ -204,7 +204,7 @@ class Execution:
         return values
 
 
-def _graph_of(container: Path) -> tuple[bytes, dict[str, Array]]:
+def graph_of(container: Path) -> tuple[bytes, dict[str, Array]]:
     """The program's graph with its constants at their places in the container, and its unpacked MXFP6 weights."""
     segments = qpc_container.read_segments(container)
     graph = qpc_container.read_segment(container, segment=segments[qpc_container.NETWORK])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -65,6 +67,16 @@ class Weight:
         if self.path is None:
             return np.frombuffer(self.data, np.uint8)[start:stop]
         return np.memmap(self.path, np.uint8, "r", offset=self.offset + start, shape=(stop - start,))
+
+    def is_hole(self) -> bool:
+        """Whether the file has no blocks for these bytes, which then are zero."""
+        if self.path is None:
+            return False
+        with self.path.open("rb") as file:
+            try:
+                return os.lseek(file.fileno(), self.offset, os.SEEK_DATA) >= self.offset + self.num_bytes
+            except OSError as error:
+                return error.errno == errno.ENXIO  # no data behind this offset
 
     def raw_pieces(self, *, piece_bytes: int) -> Iterator[npt.NDArray[np.uint8]]:
         """All bytes in order, in pieces."""

@@ -219,3 +219,60 @@ def test_a_function_with_a_constant_negative_index_still_counts_from_the_end(run
     call = helper.make_node("Layer", ["x", "w", "shape"], ["y"], domain="qeff.layers")
     got = run(_graph([call], {"w": _W_KN, "shape": np.array([3, 48])}, [layer]))
     np.testing.assert_allclose(got, np.repeat(_X[-1:] @ _W_KN, 3, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def _compiled_from_file(folder, compile_in, *, kind, fill, flags):
+    """The program of a product whose weight [512, 1024] lies in a file that ``fill`` writes."""
+    folder.mkdir()
+    tensor = TensorProto(name="w", data_type=kind, dims=(512, 1024), data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    tensor.external_data.add(key="offset", value="4096")
+    with (folder / "weights.bin").open("wb") as file:
+        fill(file)
+    nodes = [
+        helper.make_node("Cast", ["w"], ["w32"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "w32"], ["y"]),
+    ]
+    graph = graphs.model(
+        nodes, inputs={"x": (TensorProto.FLOAT, [1, 512])}, outputs={"y": (TensorProto.FLOAT, [1, 1024])}
+    )
+    graph.graph.initializer.append(tensor)
+    onnx.save_model(graph, folder / "model.onnx")
+    assert compile_in(folder / "model.onnx", *flags) == 0
+    return folder / "qpc" / "programqpc.bin"
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize("flags", [(), ("-convert-to-fp16",), ("-convert-to-fp16", "-mxfp6-matmul")])
+def test_holes_of_a_checkpoint_are_holes_of_the_program_and_read_as_its_zeros(tmp_path, compile_in, kind, flags):
+    size = 4096 + 512 * 1024 * helper.tensor_dtype_to_np_dtype(kind).itemsize
+
+    def with_hole(file):
+        file.truncate(size)
+
+    def with_zeros(file):
+        file.write(bytes(size))
+
+    sparse = _compiled_from_file(tmp_path / "sparse", compile_in, kind=kind, fill=with_hole, flags=flags)
+    dense = _compiled_from_file(tmp_path / "dense", compile_in, kind=kind, fill=with_zeros, flags=flags)
+    assert sparse.read_bytes() == dense.read_bytes()
+    assert 512 * sparse.stat().st_blocks < 64 << 10 < 512 * dense.stat().st_blocks
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_fp16_weights_are_stored_as_they_are(tmp_path, compile_in, monkeypatch, in_kernel):
+    values = np.random.default_rng(1).normal(size=(512, 1024)).astype(np.float16)
+
+    def fill(file):
+        file.write(bytes(4096) + values.tobytes())
+
+    if not in_kernel:
+        # As between file systems that cannot do it.
+        monkeypatch.setattr("os.copy_file_range", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid link")))
+    path = _compiled_from_file(
+        tmp_path / "fp16", compile_in, kind=TensorProto.FLOAT16, fill=fill, flags=("-convert-to-fp16",)
+    )
+    (record,) = _stored(path.parent).values()
+    segment = qpc_container.read_segments(path)[qpc_container.CONSTANTS]
+    stored = path.read_bytes()[segment.start + record["offset"] :][: record["bytes"]]
+    assert stored == values.tobytes()
