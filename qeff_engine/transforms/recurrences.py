@@ -213,7 +213,7 @@ def weighted_average(
     """
     real = order.is_real_BS[..., None]
     nothing = torch.full((), _NOTHING)
-    count = real.float()  # of the real tokens in what has been covered
+    count = real.to(key_BSC.dtype)  # of the real tokens in what has been covered
     single = _single(key_BSC, value_BSC)
     covered = Weighted(
         average=torch.where(real, single.average, torch.zeros(())),
@@ -302,9 +302,9 @@ def gated_memory(
     gate = torch.where(real, log_input_BHS[..., None] - whole_BH11, torch.full((), _NOTHING))
     precedes = _with_heads(order.precedes_BST)
     up_to = precedes | _with_heads(order.is_same_BST)
-    between = up_to.float() @ (decay * precedes.float())
+    between = up_to.to(decay.dtype) @ (decay * precedes.to(decay.dtype))
     log_weights = torch.where(up_to, between + gate.transpose(-1, -2), torch.full((), _NOTHING))
-    carried = up_to.float() @ decay + rest_BH11
+    carried = up_to.to(decay.dtype) @ decay + rest_BH11
     largest = torch.maximum(log_weights.amax(-1, keepdim=True), carried)
     attention = (query_BHSK @ key_BHSK.transpose(-1, -2)) * torch.exp(log_weights - largest)
     read = query_BHSK * torch.exp(carried - largest)
@@ -331,7 +331,8 @@ def _memory_behind(
 ) -> GatedMemory:
     """The state after a call; padding has no decay and its gate is nothing."""
     whole_BH1, rest_BH1 = before.exponent_BH2[..., :1], before.exponent_BH2[..., 1:]
-    log_weights = _with_heads(order.precedes_BST).transpose(-1, -2).float() @ decay_BHS1 + gate_BHS1
+    follows = _with_heads(order.precedes_BST).transpose(-1, -2).to(decay_BHS1.dtype)
+    log_weights = follows @ decay_BHS1 + gate_BHS1
     kept = decay_BHS1.sum(2) + rest_BH1
     largest = torch.maximum(kept, log_weights.amax(2))
     keys = key_BHSK * torch.exp(log_weights - largest[:, :, None])

@@ -1,4 +1,4 @@
-"""What layers of RWKV-4 and xLSTM keep, as a device keeps it: rounded to half precision behind every token."""
+"""What layers of RWKV-4 and xLSTM keep, as a device computes and keeps it: in half precision throughout."""
 
 from types import SimpleNamespace
 
@@ -18,24 +18,30 @@ def order_of(*positions):
     return TokenOrder(torch.tensor([positions], dtype=torch.int32))
 
 
+def log_weight(weight, exponent):
+    return float(weight.double().log() + exponent.double().sum())
+
+
 def average_behind(number, state, *, key):
-    token = torch.full((1, 1, 1), key)
+    token = torch.full((1, 1, 1), key).half()
     return recurrences.weighted_average(
         token,
-        torch.ones(1, 1, 1),
-        log_decay_C=torch.tensor([-FORGOTTEN]),
-        bonus_C=torch.zeros(1),
+        torch.ones_like(token),
+        log_decay_C=torch.tensor([-FORGOTTEN]).half(),
+        bonus_C=torch.zeros(1).half(),
         state_BC=state,
         order=order_of(number),
     )[1]
 
 
 def test_halves_do_not_lose_the_slow_decay_of_an_average():
-    state = average_behind(0, Weighted(*torch.zeros(3, 1, 1)), key=12.3)
-    first = float(state.exponent + state.weight.log())
+    state = average_behind(0, Weighted(*torch.zeros(3, 1, 1).half()), key=12.3)
+    assert {part.dtype for part in state} == {torch.float16}
+    first = log_weight(state.weight, state.exponent)
+    assert first == pytest.approx(12.3, abs=5e-3)
     for number in range(1, NUM_TOKENS):
-        state = Weighted(*(part.half().float() for part in average_behind(number, state, key=-1000.0)))
-    lost = first - float(state.exponent + state.weight.log())
+        state = average_behind(number, state, key=-1000.0)
+    lost = first - log_weight(state.weight, state.exponent)
     assert lost == pytest.approx(FORGOTTEN * (NUM_TOKENS - 1), rel=0.1)
 
 
@@ -45,9 +51,9 @@ def remembered(number, states, *, log_input):
     order = order_of(number)
     layer = RetainedLayer(order=order, states=states, layout=layout)
     cache = RetainedCache([layer], order=order, positions_BS=order.slots_BS, ctx_len=1)
-    ones = torch.ones(1, 1, 1, 1)
-    forget = torch.full((1, 1, 1), FORGOTTEN).neg().exp().logit()
-    gate = torch.full((1, 1, 1), log_input)
+    ones = torch.ones(1, 1, 1, 1).half()
+    forget = torch.full((1, 1, 1), FORGOTTEN).neg().exp().logit().half()
+    gate = torch.full((1, 1, 1), log_input).half()
     module = SimpleNamespace(config=SimpleNamespace(eps=1e-6))
     passed_states.xlstm_memory(module, ones, ones, ones, gate, forget, cache, 0)
     assert not layer.unwritten
@@ -55,16 +61,14 @@ def remembered(number, states, *, log_input):
 
 
 def test_halves_do_not_lose_the_slow_decay_of_a_memory():
-    noise = {f"recurrent_state_{index}": torch.randn(1, 1, *shape) for index, shape in enumerate([(1, 1), (1,), (2,)])}
-    states = remembered(0, noise, log_input=12.3)
-
-    def log_weight():
-        _, keys, exponent = states.values()
-        return float(keys.log() + exponent.sum())
-
-    first = log_weight()
-    assert first == pytest.approx(12.3, abs=1e-5)
+    shapes = enumerate([(1, 1), (1,), (2,)])
+    states = {f"recurrent_state_{index}": torch.randn(1, 1, *shape).half() for index, shape in shapes}
+    states = remembered(0, states, log_input=12.3)
+    assert {state.dtype for state in states.values()} == {torch.float16}
+    _, keys, exponent = states.values()
+    first = log_weight(keys, exponent)
+    assert first == pytest.approx(12.3, abs=5e-3)
     for number in range(1, NUM_TOKENS):
         states = remembered(number, states, log_input=-15.0)
-        states = {name: state.half().float() for name, state in states.items()}
-    assert first - log_weight() == pytest.approx(FORGOTTEN * (NUM_TOKENS - 1), rel=0.1)
+    _, keys, exponent = states.values()
+    assert first - log_weight(keys, exponent) == pytest.approx(FORGOTTEN * (NUM_TOKENS - 1), rel=0.1)
