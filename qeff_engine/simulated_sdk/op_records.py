@@ -84,6 +84,8 @@ class _Reader:
 
     def _operation(self, node: onnx.NodeProto) -> Iterable[Operation]:
         made = self._known.dims(node.output[0])
+        if made is not None and 0 in made:
+            return  # an empty tensor is no work
         if node.op_type in ("MatMul", "Gemm"):
             yield self._product(node, made=made)
         elif node.op_type == "Conv":

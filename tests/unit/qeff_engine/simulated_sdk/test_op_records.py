@@ -131,3 +131,25 @@ def test_without_conversion_weights_are_read_in_fp32():
     half = shapes.specialize(model, symbols={"batch": 1}, forms=_FP16)
     assert {item.precision for item in wide.operations} == {"fp32"}
     assert [item.weight_bytes for item in wide.operations] == [2 * item.weight_bytes for item in half.operations]
+
+
+def test_what_is_empty_at_a_size_is_no_work_there():
+    model = graphs.model(
+        [
+            helper.make_node("Slice", ["x", "start", "end", "axis"], ["rest"]),
+            helper.make_node("MatMul", ["rest", "weight"], ["made"]),
+            helper.make_node("Exp", ["made"], ["y"]),
+        ],
+        inputs={"x": (TensorProto.FLOAT, ["rows", 8])},
+        outputs={"y": (TensorProto.FLOAT, ["rest", 4])},
+    )
+    model.graph.initializer.append(_weight("weight", (8, 4)))
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value], np.int64), name)
+        for name, value in (("start", 4), ("end", 1000), ("axis", 0))
+    )
+    kinds = {
+        rows: [item.kind for item in shapes.specialize(model, symbols={"rows": rows}, forms=_FP16).operations]
+        for rows in (4, 6)
+    }
+    assert kinds == {4: [], 6: ["matmul", "activation"]}
