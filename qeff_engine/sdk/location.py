@@ -70,6 +70,12 @@ class Sdk:
         return path
 
     @property
+    def runner(self) -> Path | None:
+        """The tool that measures programs, if the SDK has it."""
+        path = self.root / "exec" / "qaic-runner"
+        return path if path.is_file() else None
+
+    @property
     def runtime_directories(self) -> tuple[Path, Path]:
         """Where the modules ``qaicrt`` and ``QAicApi_pb2`` are."""
         return self.root / "dev" / "lib" / platform.machine(), self.root / "dev" / "python"

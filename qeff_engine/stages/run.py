@@ -19,7 +19,7 @@ import numpy as np
 
 from qeff_engine import embedding, events, exported, generation, images, parity, program, spec, stage, vision_language
 from qeff_engine.errors import DeviceLost, InvalidInput
-from qeff_engine.sdk import devices, location, sensors
+from qeff_engine.sdk import devices, location, runner, sensors
 from qeff_engine.sdk.queued import QueuedSession
 from qeff_engine.sdk.session import Array, Session
 from qeff_engine.tokenizer import Tokenizer
@@ -250,27 +250,33 @@ def _measure_encoder(job: _Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _queued_figures(job: _Job, *, input_ids_NS: Array, attention_mask_NS: Array, output: str) -> dict[str, Any]:
-    """The pace with full queues: samples per second, and how long a call takes then."""
+    """The pace with full queues, by the SDK's runner if it has one: samples per second, and how long a call takes."""
     set_size, activations = job.run_spec.set_size or spec.DEFAULT_SET_SIZE, job.run_spec.activations or 1
     batch_size = job.compiled.compile_spec.batch_size
-    batches = list(embedding.batches(input_ids_NS, attention_mask_NS, batch_size=batch_size))
+    asked: dict[str, Any] = {
+        "program": job.program_of(exported.ENCODER),
+        "qid": job.devices[0].qid,
+        "set_size": set_size,
+        "activations": activations,
+    }
     job.context.emit(events.progress(f"measuring {activations} activation(s) with {set_size} call(s) queued on each"))
-    session = QueuedSession(
-        job.sdk,
-        program=job.program_of(exported.ENCODER),
-        qid=job.devices[0].qid,
-        set_size=set_size,
-        activations=activations,
-    )
-    with session, sensors.watch(job.devices) as watch:
-        pace = session.pace(batches, outputs=(output,))
+    energy: dict[str, Any] = {}
+    if job.sdk.runner is not None:
+        # When it loads and when it runs cannot be told from outside, so that no power is measured.
+        pace = runner.measure(job.sdk.runner, **asked)
+    else:
+        batches = list(embedding.batches(input_ids_NS, attention_mask_NS, batch_size=batch_size))
+        with QueuedSession(job.sdk, **asked) as session, sensors.watch(job.devices) as watch:
+            pace = session.pace(batches, outputs=(output,))
+        energy = watch.figures(seconds=pace.total_s, count=pace.num_calls * batch_size, what="text")
     inferences_s = None if pace.calls_s is None else pace.calls_s * batch_size
     return {
         "set_size": set_size,
         "activations": activations,
+        "measured_with": "qaicrt" if job.sdk.runner is None else job.sdk.runner.name,
         "inferences_s": _rounded(inferences_s),
         "queued_latency_s": _rounded(pace.latency_s),
-        **watch.figures(seconds=pace.total_s, count=pace.num_calls * batch_size, what="text"),
+        **energy,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from qeff_engine import errors
 from qeff_engine.sdk import devices, location
@@ -13,17 +12,6 @@ from qeff_engine.simulated_sdk import compiler_cli
 from tests.unit.qeff_engine.simulated_sdk import graphs
 
 X = {"x": np.ones((2, 64), np.float32)}
-
-
-@pytest.fixture
-def program(tmp_path, simulated_sdk_root):
-    side = (TensorProto.FLOAT, ["batch", 64])
-    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
-    weights = {"weight": np.eye(64, dtype=np.float32)}
-    path = graphs.save(graphs.model([node], inputs={"x": side}, outputs={"y": side}, weights=weights), tmp_path)
-    command = graphs.command(path, "-onnx-define-symbol=batch,2", "-aic-num-cores=4")
-    assert compiler_cli.main(command, root=simulated_sdk_root) == 0
-    return tmp_path / "qpc"
 
 
 def free_cores(sdk):
