@@ -63,8 +63,10 @@ def _rate(point: Point, value: float) -> float:
 
 def _axes(below: str, beside: str) -> list[str]:
     middle = _MARGIN + _SIDE / 2
+    frame = f'<rect x="{_MARGIN}" y="{_MARGIN}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#333"/>'
     return [
-        f'<rect x="{_MARGIN}" y="{_MARGIN}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#333"/>',
+        f'<clipPath id="frame">{frame}</clipPath>',
+        frame,
         _text(middle, _MARGIN + _SIDE + 40, below, anchor="middle"),
         f'<g transform="rotate(-90 16 {middle})">{_text(16, middle, beside, anchor="middle")}</g>',
     ]
@@ -78,7 +80,9 @@ def _line(places: Sequence[tuple[float, float]], *, colour: str, dash: str = "")
     """A line through places measured from the lower left corner of the frame."""
     ends = " ".join(f"{_MARGIN + x:.1f},{_MARGIN + _SIDE - y:.1f}" for x, y in places)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<polyline points="{ends}" fill="none" stroke="{colour}" stroke-width="1.5"{dashed}/>'
+    return (
+        f'<polyline points="{ends}" fill="none" stroke="{colour}" stroke-width="1.5"{dashed} clip-path="url(#frame)"/>'
+    )
 
 
 def _legend(words: Sequence[str]) -> list[str]:
