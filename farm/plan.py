@@ -182,6 +182,8 @@ class _Builder:
         flags = {name: combination[name] for name in self._sweep.flags}
         return spec.CompileSpec(
             num_devices=self._sweep.num_devices,
+            num_partitions=self._sweep.num_partitions,
+            device_link=self._sweep.device_link,
             compiler_options=asked(flags),
             unlisted_flags=self._sweep.unlisted_flags,
             **fields,
@@ -246,6 +248,10 @@ def _shape_label(compile_spec: spec.CompileSpec) -> str:
     words = [f"{compile_spec.num_cores} cores"]
     if compile_spec.num_devices > 1:
         words.append(f"of {compile_spec.num_devices} devices")
+    if compile_spec.num_partitions > 1:
+        words.append(f"in {compile_spec.num_partitions} parts")
+    if compile_spec.device_link != spec.DEVICE_LINKS[0]:
+        words.append(f"through the {compile_spec.device_link}")
     words.append(compile_spec.precision)
     if compile_spec.kv_precision != "fp16":
         words.append(f"kv {compile_spec.kv_precision}")

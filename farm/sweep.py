@@ -70,6 +70,8 @@ class Sweep:
         prompts: texts of each run.
         task: what the models are for; empty to go by their configs.
         num_devices: devices of one host that each program spans.
+        num_partitions: parts of a pipeline that they form; with 1, all of them share everything.
+        device_link: how they exchange data, see :class:`qeff_engine.spec.CompileSpec`.
         needs: what the places of the jobs must be.
     """
 
@@ -152,6 +154,8 @@ class Sweep:
     prompts: tuple[str, ...] = (spec.DEFAULT_PROMPT,)
     task: str = ""
     num_devices: int = 1
+    num_partitions: int = 1
+    device_link: str = spec.DEVICE_LINKS[0]
     needs: Needs = ANYWHERE
 
     def __post_init__(self) -> None:
@@ -208,6 +212,8 @@ class Sweep:
             "prompts": list(self.prompts),
             "task": self.task,
             "num_devices": self.num_devices,
+            "num_partitions": self.num_partitions,
+            "device_link": self.device_link,
             "needs": self.needs.to_json(),
         }
 

@@ -31,6 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_flags(parser)
     places = parser.add_argument_group("where it is done", "what no place of the farm can be is refused at once")
     places.add_argument("--devices", type=number, default=1, metavar="N", help="devices of one host per program (1)")
+    places.add_argument(
+        "--parts",
+        type=number,
+        default=1,
+        metavar="N",
+        help="parts of a pipeline that they form (1: all share everything)",
+    )
+    places.add_argument(
+        "--link",
+        choices=spec.DEVICE_LINKS,
+        default=spec.DEVICE_LINKS[0],
+        help=f"how they exchange data: directly, or through the host's memory ({spec.DEVICE_LINKS[0]})",
+    )
     places.add_argument("--exclusive", action="store_true", help="each run has its devices alone")
     places.add_argument("--sku", default="", metavar="SKU", help="kind of device of the runs, such as ultra")
     places.add_argument(
@@ -70,6 +83,8 @@ def make(options: argparse.Namespace) -> Sweep:
         prompts=_prompts(options.prompt, options.prompts_file),
         task=options.task,
         num_devices=options.devices,
+        num_partitions=options.parts,
+        device_link=options.link,
         needs=needs.Needs(
             sku=options.sku,
             labels=tuple(sorted(set(options.device_label))),

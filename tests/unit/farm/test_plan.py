@@ -250,3 +250,15 @@ def test_unlisted_flags_are_of_all_points_and_seen_in_their_labels() -> None:
 def test_no_flag_is_named_as_an_axis_or_a_column_of_a_report() -> None:
     columns = {field.name for field in dataclasses.fields(reports.Row)} | {"parity", "model", *axes_of_a_sweep()}
     assert not columns & set(OFFERED)
+
+
+def test_how_devices_share_a_program_reaches_compile_and_label_and_nothing_else() -> None:
+    plain = plan.expand(sweep(num_devices=4))
+    parted = plan.expand(sweep(num_devices=4, num_partitions=2, device_link="host"))
+    (compile_job,) = (job for job in parted.jobs if job.stage == "compile")
+    assert (compile_job.spec["num_partitions"], compile_job.spec["device_link"]) == (2, "host")
+    assert compile_job.label == "compile a 16 cores of 4 devices in 2 parts through the host fp16"
+    other = {job.plan_key for job in parted.jobs} - {job.plan_key for job in plain.jobs}
+    assert {job.stage for job in parted.jobs if job.plan_key in other} == {"compile", "run"}
+    with pytest.raises(Usage, match="4 devices do not divide into 3 equal parts"):
+        plan.expand(sweep(num_devices=4, num_partitions=3))
