@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
 from farm.db import Database
@@ -116,5 +116,10 @@ class DeviceTest:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End a test with its tools, which have sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(process.pid)
+        leader.suspend()  # it starts no other meanwhile
+        for found in (*leader.children(recursive=True), leader):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.kill()

@@ -274,7 +274,7 @@ class _Node:
         if test is not None and not moved:
             test.start()
         if moved:
-            return "the device has another number now"
+            return "the device has another number now, or is away and another has its number"
         if canary.is_deaf(sent, busy=workplace.busy.count, now=time.monotonic()):
             return "messages were sent and do not arrive"
         if looks and not workplace.busy.count and not sent and files_fingerprint(_OWN_PACKAGES) != self._own_code:
@@ -282,11 +282,10 @@ class _Node:
         return ""
 
     def _has_moved(self, connection: sa.Connection) -> bool:
-        """Whether this node's device is there, but not under the number that the node's queue is named by."""
+        """Whether the number that this node's queue is named by stands for its device no more."""
         if self._device is None or self._device_id is None:
             return False
-        qid, status = devices.fate(connection, self._device_id)
-        return status == health.READY and qid != self._device.qid
+        return devices.is_displaced(connection, self._device_id, qid=self._device.qid)
 
     @contextlib.contextmanager
     def _device_tests(self) -> Iterator[None]:

@@ -189,10 +189,18 @@ def node_heartbeat(connection: sa.Connection, node_id: int) -> None:
     connection.execute(sa.update(nodes).where(nodes.c.id == node_id).values(heartbeat_at=now(connection)))
 
 
-def fate(connection: sa.Connection, device_id: int) -> tuple[int, str]:
-    """The qid of a device now, and what its host's tool said of it last."""
-    row = connection.execute(sa.select(devices.c.qid, devices.c.status).where(devices.c.id == device_id)).one()
-    return int(row.qid), str(row.status)
+def is_displaced(connection: sa.Connection, device_id: int, *, qid: int) -> bool:
+    """Whether a number stands for a device no more: it has another now, or it is away and another device has this one.
+
+    Numbers follow PCI addresses, so those behind a card that dies move up.
+    """
+    columns = (devices.c.host_id, devices.c.qid, devices.c.status)
+    mine = connection.execute(sa.select(*columns).where(devices.c.id == device_id)).one()
+    if mine.status == health.READY:
+        return bool(mine.qid != qid)
+    others = (devices.c.host_id == mine.host_id, devices.c.id != device_id)
+    heirs = sa.select(devices.c.id).where(*others, devices.c.qid == qid, devices.c.status == health.READY)
+    return connection.execute(heirs).first() is not None
 
 
 def stop_node(connection: sa.Connection, node_id: int) -> None:

@@ -238,25 +238,29 @@ def occurring(
         BadFaults: the faults cannot be understood.
         OSError: the SDK's state folder cannot be used.
     """
-    return [
+    fitting = [
         fault
         for fault in asked_for(root)
         if fault.kind in kinds
         and fault.shows_in(tool)
         and (device is None or fault.is_for_device(device))
         and (not model or fault.is_for_model(model))
-        and _has_its_turn(root, fault)
     ]
+    if not any(map(_is_counted, fitting)):
+        return fitting
+    with locked(root) as folder:  # for all of them at once: faults that fit the same calls number them alike
+        return [fault for fault in fitting if not _is_counted(fault) or _has_its_turn(folder, fault)]
 
 
-def _has_its_turn(root: Path, fault: Fault) -> bool:
+def _is_counted(fault: Fault) -> bool:
+    return fault.after > 0 or fault.times is not None or fault.probability < 1
+
+
+def _has_its_turn(folder: Path, fault: Fault) -> bool:
     """Count a call that fits, and decide whether the fault shows at it."""
-    if fault.after == 0 and fault.times is None and fault.probability >= 1:
-        return True
-    with locked(root) as folder:
-        calls, shown = count_of(folder, fault)
-        shows = calls >= fault.after and (fault.times is None or shown < fault.times) and _chance(fault, calls)
-        _write(folder / _count_file(fault), text=json.dumps([calls + 1, shown + shows]))
+    calls, shown = count_of(folder, fault)
+    shows = calls >= fault.after and (fault.times is None or shown < fault.times) and _chance(fault, calls)
+    _write(folder / _count_file(fault), text=json.dumps([calls + 1, shown + shows]))
     return shows
 
 

@@ -75,6 +75,23 @@ def test_a_device_is_known_again_by_board_and_address_whatever_its_number(host: 
     assert host.states() == [(1, "quarantined", 1), (0, "ready", 0)]
 
 
+def test_a_number_stands_for_a_device_until_it_moves_or_another_takes_its_place(host: Host) -> None:
+    first, second = host.check(PLAIN, OTHER)
+
+    def displaced() -> list[bool]:
+        with host.database.read() as connection:
+            numbers = ((first, 0), (second, 1))
+            return [devices.is_displaced(connection, device_id, qid=qid) for device_id, qid in numbers]
+
+    assert displaced() == [False, False]
+    host.check(OTHER)
+    assert displaced() == [False, False], "the one that is away leaves a gap"
+    host.check(dataclasses.replace(OTHER, qid=0))
+    assert displaced() == [True, True], "the one behind it has moved up"
+    host.check(PLAIN, OTHER)
+    assert displaced() == [False, False]
+
+
 def test_one_in_error_is_known_by_its_address_alone(host: Host) -> None:
     (device_id,) = host.check(PLAIN)
     broken = dataclasses.replace(PLAIN, board_serial="", sku="", num_cores=0, dram_mb=0, status="Error")

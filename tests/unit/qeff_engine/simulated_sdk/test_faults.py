@@ -136,6 +136,23 @@ def test_processes_that_race_see_it_as_often_as_was_asked(root):
     assert sum(found.get() for _ in racing) == 7
 
 
+def _note(root, number, found):
+    for _ in range(number):
+        found.put([fault.id for fault in faults.occurring(root, tool=RUNTIME, kinds=("device-ssr",))])
+
+
+def test_faults_that_fit_the_same_calls_number_them_alike_whoever_races(root):
+    have(root, *({"id": f"n{number}", "kind": "device-ssr", "after": number, "times": 1} for number in range(30)))
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    racing = [context.Process(target=_note, args=(root, 10, found)) for _ in range(3)]
+    for process in racing:
+        process.start()
+    for process in racing:
+        process.join()
+    assert sorted(found.get() for _ in range(30)) == sorted([f"n{number}"] for number in range(30))
+
+
 def test_a_process_killed_while_it_counts_holds_nobody_up_and_damages_nothing(root):
     have(root, {"kind": "device-ssr", "times": 1})
     program = (
