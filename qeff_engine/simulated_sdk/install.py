@@ -122,12 +122,14 @@ def _script(module: str, *, parents: int, plain: bool) -> str:
         plain: it needs the standard library and us only.
     """
     option = " -S" if plain else ""
+    # Their work is mostly imports, which leave no garbage to look for.
+    begin = "import gc\n\ngc.disable()\n" if plain else ""
     shebang = f"#!{sys.executable}{option}"
     if len(shebang) > _LONGEST_SHEBANG or " " in sys.executable:
         # Kernels cut long interpreter lines and split at blanks; sh takes any path, and Python reads the line as text.
         shebang = f"#!/bin/sh\n'''exec' \"{sys.executable}\"{option} \"$0\" \"$@\"\n' '''"
     return f"""{shebang}
-import os
+{begin}import os
 import sys
 from pathlib import Path
 
