@@ -51,6 +51,7 @@ class Component:
         num_layer_functions: distinct layers that are local functions of the graph, called once per layer; 0 when the
             layers stand in the graph itself. A compiler can compile each such function once.
         max_seq_len: most tokens of a call that the graph computes rightly; 0 when there is no limit.
+        fp32_values: values that a compiler must not compute in fp16, by the names of nodes' outputs.
     """
 
     file: str
@@ -58,6 +59,7 @@ class Component:
     outputs: dict[str, Tensor]
     num_layer_functions: int = 0
     max_seq_len: int = 0
+    fp32_values: tuple[str, ...] = ()
 
     @property
     def retained(self) -> list[str]:
@@ -125,5 +127,6 @@ def _component(fields: dict[str, Any]) -> Component:
         file=fields["file"],
         num_layer_functions=fields.get("num_layer_functions", 0),
         max_seq_len=fields.get("max_seq_len", 0),
+        fp32_values=tuple(fields.get("fp32_values", ())),
         **tensors,
     )

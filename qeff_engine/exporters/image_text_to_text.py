@@ -7,7 +7,7 @@ from typing import Any
 from qeff_engine import events, exported, tasks
 from qeff_engine.errors import Unsupported
 from qeff_engine.exporters import description, plain
-from qeff_engine.onnx_graph import binding, tracing
+from qeff_engine.onnx_graph import angles, binding, tracing
 from qeff_engine.spec import ExportSpec
 from qeff_engine.stage import SNAPSHOT, StageContext
 from qeff_engine.transforms import decoder, vision_language, weightless
@@ -90,6 +90,7 @@ def _export_language(
         inputs=graph.inputs,
         outputs=graph.outputs,
         max_seq_len=graph.max_seq_len,
+        fp32_values=angles.angle_values(graph.model.graph),
     )
     bound = binding.bind(
         graph.model,

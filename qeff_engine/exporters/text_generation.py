@@ -7,7 +7,7 @@ from typing import Any
 from qeff_engine import checkpoint, events, exported, tasks
 from qeff_engine.architectures import classes, proven
 from qeff_engine.exporters import description
-from qeff_engine.onnx_graph import binding
+from qeff_engine.onnx_graph import angles, binding
 from qeff_engine.spec import ExportSpec
 from qeff_engine.stage import SNAPSHOT, StageContext
 from qeff_engine.transforms import decoder, weightless
@@ -43,6 +43,7 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         outputs=graph.outputs,
         num_layer_functions=graph.num_layer_functions,
         max_seq_len=graph.max_seq_len,
+        fp32_values=angles.angle_values(graph.model.graph),
     )
     has_length = any("ctx_len" in tensor.shape for tensor in graph.inputs.values())
     described = exported.ExportedModel(

@@ -23,6 +23,7 @@ _NAMED_SPECIALIZATIONS = (1, 22)
 _KV_PREFIXES = ("past_key.", "past_value.")
 # The older tool is seen with the chip's own number only; both words mean the same chip.
 _HW_VERSION_OF_EXEC = {"ai100": "2.0"}
+_NODE_PRECISION = "node-precision-info"
 _IO_PRECISION = {"fp16": "float16", "mxint8": "mxint8"}
 
 
@@ -50,6 +51,7 @@ class SideFiles:
     specializations: Path | None = None
     custom_io: Path | None = None
     partition: Path | None = None
+    node_precision: Path | None = None
     options: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
@@ -140,6 +142,9 @@ def write_side_files(
         texts["specializations"] = "specializations.json", specializations_json(shapes, named=named)
     if graph.retained:
         texts["custom_io"] = "custom_io.yaml", custom_io_yaml(graph, kv_precision=compile_spec.kv_precision)
+    if graph.fp32_values and _NODE_PRECISION not in compile_spec.compiler_options:
+        names = "".join(f"  - {name}\n" for name in graph.fp32_values)
+        texts["node_precision"] = "node_precision.yaml", f"FP32NodeInstanceNames:\n{names}"
     if compile_spec.num_devices > 1:
         parts = compile_spec.num_partitions
         text = partition_json(
@@ -199,6 +204,8 @@ def command_line(
         command.append(f"-network-specialization-config={side_files.specializations}")
     if side_files.custom_io:
         command.append(f"-custom-IO-list-file={side_files.custom_io}")
+    if side_files.node_precision:
+        command.append(f"-{_NODE_PRECISION}={side_files.node_precision}")
     return [*command, f"-aic-binary-dir={program}"]
 
 

@@ -208,3 +208,14 @@ def test_the_older_tool_gets_the_chip_by_its_number(tmp_path):
 def test_devices_that_exchange_through_the_host_have_no_connections(tmp_path):
     line(CompileSpec(num_devices=2, device_link="host"), directory=tmp_path)
     assert json.loads((tmp_path / "mdp_ts_2.json").read_text()).keys() == {"partitions"}
+
+
+def test_values_that_fp16_is_too_coarse_for_stay_fp32_unless_the_user_names_others(tmp_path):
+    model = model_of(decoder=dataclasses.replace(TOY.components["decoder"], fp32_values=("rotary/Cos", "rotary/Mul")))
+    assert "-node-precision-info=OUT/node_precision.yaml" in line(CompileSpec(), directory=tmp_path, model=model)
+    written = yaml.safe_load((tmp_path / "node_precision.yaml").read_text())
+    assert written == {"FP32NodeInstanceNames": ["rotary/Cos", "rotary/Mul"]}
+    spec = CompileSpec(compiler_options={"node-precision-info": "FP32NodeInstanceNames: [x]\n"})
+    arguments = line(spec, directory=tmp_path, model=model)
+    given = [argument for argument in arguments if argument.startswith("-node-precision-info")]
+    assert given == ["-node-precision-info=OUT/node-precision-info.yaml"]

@@ -85,6 +85,8 @@ def test_description_says_what_a_runner_needs(llama):
     assert decoder.symbols == ["batch_size", "seq_len", "ctx_len"]
     assert decoder.outputs["logits"] == exported.Tensor(dtype="float32", shape=("batch_size", 1, 260))
     assert len(decoder.retained) == 4
+    kinds = {output: node.op_type for node in graph_of(out).graph.node for output in node.output}
+    assert {kinds[name] for name in decoder.fp32_values} >= {"Cast", "Mul", "Cos", "Sin"}, "angles of positions"
 
 
 def test_graph_is_valid_and_of_the_promised_opset(llama, tmp_path):
