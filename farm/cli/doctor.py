@@ -173,10 +173,22 @@ def _store(context: Context) -> Check:
     return Check(name="store", ok=True, found=f"{'; '.join(told)} at {where}")
 
 
+def _sdk_root(context: Context) -> Path:
+    """The SDK that an embedded farm uses: the one that was named, the installed one, or the one of its home."""
+    in_home = context.settings.home / "sdk"
+    if context.settings.sdk_root is not None or _is_sdk(_DEFAULT_SDK_ROOT) or not _is_sdk(in_home):
+        return context.settings.sdk_root or _DEFAULT_SDK_ROOT
+    return in_home
+
+
+def _is_sdk(root: Path) -> bool:
+    return any((root / folder).is_dir() for folder in ("exec", "tools"))
+
+
 def _sdk(context: Context) -> Check:
     """The SDK that nodes of this host would use, else the one that registered hosts have."""
-    root = context.settings.sdk_root or _DEFAULT_SDK_ROOT
-    if any((root / folder).is_dir() for folder in ("exec", "tools")):
+    root = _sdk_root(context)
+    if _is_sdk(root):
         return Check(name="SDK", ok=True, found=str(root))
     try:
         from farm.views import inventory
@@ -192,8 +204,8 @@ def _sdk(context: Context) -> Check:
 
 def _host(context: Context) -> list[Check]:
     """This host as a place for stages, if it has an SDK: what the engine's own doctor finds."""
-    root = context.settings.sdk_root or _DEFAULT_SDK_ROOT
-    if not any((root / folder).is_dir() for folder in ("exec", "tools")):
+    root = _sdk_root(context)
+    if not _is_sdk(root):
         return []
     command = [sys.executable, "-m", "qeff_engine", "doctor", "--json", "--sdk-root", str(root)]
     try:

@@ -33,13 +33,13 @@ class Pace:
     Attributes:
         inferences: how many were done.
         duration_s: of the simulated clock.
-        alone_s: predicted time of a call that nothing else waits for.
+        call_s: predicted time of a call on the device while all activations are busy.
         activations: that ran at once.
     """
 
     inferences: int
     duration_s: float
-    alone_s: float
+    call_s: float
     activations: int
 
 
@@ -90,7 +90,7 @@ def measure(qpc: Qpc, *, load: Load) -> Pace:
     try:
         context = Context(QIDList(load.qids))
         inference_set = InferenceSet(context, qpc, qid, load.set_size, load.activations, properties, program=program)
-        alone = Program(context, qid, qpc, properties)
+        plain = Program(context, qid, qpc, properties)
     except RuntimeError as error:
         what = "ExecObj" if str(error).startswith("Failed to create ExecObj") else "Program"
         raise RunFailed(f"{what} creation failed", "Failed to initialize QAIC runner") from error
@@ -99,8 +99,9 @@ def measure(qpc: Qpc, *, load: Load) -> Pace:
         done, seconds = _until(load.seconds, done=done, seconds=seconds)
     elif done < load.iterations:
         done, seconds = load.iterations, seconds * load.iterations / done
-    alone_s = alone.predicted_s(specialization=load.samples[0].specialization)
-    return Pace(inferences=done, duration_s=seconds, alone_s=alone_s, activations=load.activations)
+    number = load.samples[0].specialization
+    call_s = plain.predicted_s(specialization=number, active=load.activations)
+    return Pace(inferences=done, duration_s=seconds, call_s=call_s, activations=load.activations)
 
 
 def _until(limit_s: float, *, done: int, seconds: float) -> tuple[int, float]:

@@ -211,9 +211,9 @@ class Program:
             self.lose()
         return found
 
-    def predicted_s(self, *, specialization: int) -> float:
-        """Predicted time of a call that nothing else is beside; the slowest device of a sliced program counts."""
-        return self._device_s(specialization, 1)
+    def predicted_s(self, *, specialization: int, active: int = 1) -> float:
+        """Predicted time of a call while so many activations are busy; a sliced program takes its slowest device's."""
+        return self._device_s(specialization, active)
 
     def schedule(self, *, specialization: int, factor: float = 1.0) -> int:
         """When a call that is handed over now ends by the simulated clock, in nanoseconds.

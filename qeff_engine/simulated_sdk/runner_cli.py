@@ -183,7 +183,7 @@ def _report(pace: Pace, *, batch_size: int, live_ms: int, newer: bool) -> None:
     print(" ---- Stats ----")
     print(line(pace.inferences, pace.duration_s))
     if newer:
-        executing_us = pace.alone_s * 1e6
+        executing_us = pace.call_s * 1e6
         interval_us = pace.duration_s * 1e6 * pace.activations / pace.inferences
         waits = {
             "ExecTimeUs": executing_us,

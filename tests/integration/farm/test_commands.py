@@ -391,7 +391,7 @@ def test_status_says_that_nobody_schedules(farm: Run, model: Path, driver: farm_
 
 
 def test_doctor_looks_at_this_host_and_only_warns_of_what_others_may_do(
-    farm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    farm: Run, farm_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sdk" / "tools").mkdir(parents=True)
     monkeypatch.setenv("QAIC_SDK_ROOT", str(tmp_path / "sdk"))
@@ -400,6 +400,11 @@ def test_doctor_looks_at_this_host_and_only_warns_of_what_others_may_do(
     assert levels == {"SDK": "ok", "versions": "warn", "compiler": "warn", "runtime": "warn", "devices": "warn"}
     assert found["compiler"]["ok"]
     assert "Install the Apps SDK" in found["compiler"]["cure"]
+    # Without one that is named, an embedded farm has its own.
+    monkeypatch.delenv("QAIC_SDK_ROOT")
+    (farm_home / "sdk" / "exec").mkdir(parents=True)
+    found = {check["name"]: check for check in document(farm("doctor", "--json"))}
+    assert (found["SDK"]["found"], found["compiler"]["level"]) == (str(farm_home / "sdk"), "warn")
 
 
 def test_doctor_names_the_cure_of_what_is_wrong(farm: Run) -> None:

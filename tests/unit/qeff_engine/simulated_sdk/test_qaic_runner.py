@@ -74,6 +74,20 @@ def test_the_installed_tool_picks_a_device_and_takes_old_and_new_spellings(tmp_p
     assert 2_000_000 <= int(found[2]) < 2_100_000
 
 
+def test_execution_and_waiting_of_a_call_fill_the_time_between_two(tmp_path, compile_in, run):
+    program = _product(tmp_path, compile_in)
+    waits = []
+    for set_size in (1, 10):
+        _, out, _ = run("-t", program, "-n", "2000", "-a", "2", "-S", set_size)
+        count, duration_us, _, _ = _STATS.search(out).groups()
+        means = {name: float(mean) for name, mean in re.findall(r"^(\w+TimeUs), ([\d.]+)", out, re.MULTILINE)}
+        between_us = 2 * int(duration_us) / int(count)
+        assert means["ExecTimeUs"] + means["InputWaitTimeUs"] == pytest.approx(between_us, rel=0.01)
+        waits.append(means["InputWaitTimeUs"])
+    # A queue hides the host: 1.40 ms of waiting are published without one.
+    assert waits[1] < waits[0] / 2
+
+
 def test_a_long_run_has_the_pace_of_a_short_one(tmp_path, compile_in, run):
     program = _product(tmp_path, compile_in)
     rates = [float(_STATS.search(run("-t", program, "-n", count)[1])[4]) for count in (400, 1_000_000)]
