@@ -59,33 +59,29 @@ def _truth(given: object) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bare(Kind):
-    """There or not there: True writes it without a value, False leaves it out."""
-
+class _TrueOrFalse(Kind):
     @property
     def expected(self) -> str:
         return "true or false"
 
     def canonical(self, given: object) -> Value:
         return _truth(given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare(_TrueOrFalse):
+    """There or not there: True writes it without a value, False leaves it out."""
 
     def spelt(self, name: str, value: Value) -> str:
         return f"-{name}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Switch(Kind):
+class Switch(_TrueOrFalse):
     """On or off, with a default of the compiler's that may be either; ``off`` and ``on`` are how it spells them."""
 
     off: str = "false"
     on: str = "true"
-
-    @property
-    def expected(self) -> str:
-        return "true or false"
-
-    def canonical(self, given: object) -> Value:
-        return _truth(given)
 
     def spelt(self, name: str, value: Value) -> str:
         return f"-{name}={self.on if value else self.off}"

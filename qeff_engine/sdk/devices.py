@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import re
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qeff_engine.errors import DeviceLost, DeviceOutOfMemory, Infrastructure, InvalidInput
+from qeff_engine.sdk import asking
 from qeff_engine.sdk.location import Sdk
 
 READY = "Ready"
 _QUERY_LIMIT_S = 60.0  # a healthy tool answers within a second or two
-_KILL_LIMIT_S = 5.0
 _STATUSES = (READY, "Initializing", "Error", "Unknown")
 _REQUIRED = ("nsp_total", "dram_total")  # what every version of the tool says of a ready device
 _NO_DEVICES = re.compile(r"\bno\b.*\bdevices?\b", re.IGNORECASE)
@@ -79,19 +75,19 @@ def discover(sdk: Sdk, *, limit_s: float = _QUERY_LIMIT_S) -> list[Device]:
     tool = sdk.tool("qaic-util")
     with tempfile.TemporaryDirectory(prefix="qaic-util-") as scratch:
         json_path = Path(scratch) / "devices.json"
-        code, output = _query([str(tool), "-q", "-j", str(json_path)], limit_s=limit_s)
-        if code == 0 and json_path.is_file():
+        answer = asking.ask([str(tool), "-q", "-j", str(json_path)], limit_s=limit_s, apart=True)
+        if answer.exit_code == 0 and json_path.is_file():
             devices = parse_json(json_path.read_text(errors="replace"))
             if devices is not None:
                 return devices
-    if code != 0 or not _blocks(output):  # older tools know no -j, and its form may be another one
-        code, output = _query([str(tool), "-q"], limit_s=limit_s)
-    if code != 0:
+    if answer.exit_code != 0 or not _blocks(answer.text):  # older tools know no -j, and its form may be another one
+        answer = asking.ask([str(tool), "-q"], limit_s=limit_s, apart=True)
+    if answer.exit_code != 0:
         raise Infrastructure(
-            f"{tool} -q ended with exit code {code}: {_last_line(output)}",
+            f"{tool} -q ended with exit code {answer.exit_code}: {answer.last_line or 'it said nothing.'}",
             advice="Check that the driver is loaded and that you may open /dev/accel/* (group qaic).",
         )
-    return parse_text(output)
+    return parse_text(answer.text)
 
 
 def pick(devices: Iterable[Device], *, num_cores: int, num_devices: int) -> tuple[Device, ...]:
@@ -185,7 +181,7 @@ def parse_text(text: str) -> list[Device]:
     blocks = _blocks(text)
     if not blocks and text.strip() and not _NO_DEVICES.search(text):
         raise Infrastructure(
-            f"qaic-util said something that is no list of devices: {_last_line(text)[:200]}",
+            f"qaic-util said something that is no list of devices: {asking.last_line(text)[:200]}",
             advice="Expected lines such as 'QID 0' and 'Status:Ready'; run `qaic-util -q` by hand.",
         )
     devices = []
@@ -254,44 +250,3 @@ def _snake(key: str) -> str:
     """A field name in snake case without its unit: ``Dram Total`` and ``dram_total_mb`` are both ``dram_total``."""
     name = re.sub(r"[^a-z0-9]+", "_", key.strip().lower()).strip("_")
     return re.sub(r"_(mb|mhz|watts)$", "", name)
-
-
-def _query(command: list[str], *, limit_s: float) -> tuple[int, str]:
-    """Exit code and output of a query; one that takes too long ends with all its processes."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-    except BaseException as error:
-        _end(process)
-        if not isinstance(error, subprocess.TimeoutExpired):
-            raise
-        raise Infrastructure(
-            f"{command[0]} did not answer within {limit_s:g} s.", advice="A device may hang; see the kernel's log."
-        ) from error
-    return process.returncode, output
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Kill a tool and its children; one that hangs in the driver cannot be killed and is left behind."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_KILL_LIMIT_S)
-
-
-def _last_line(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing."

@@ -6,12 +6,12 @@ import dataclasses
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 from qeff_engine.errors import Infrastructure
+from qeff_engine.sdk import asking
 
 DEFAULT_ROOT = Path("/opt/qti-aic")
 ROOT_VARIABLE = "QAIC_SDK_ROOT"
@@ -141,10 +141,8 @@ def _told_version(tool: Path, *, package: str) -> str:
     https://github.com/krai/ck-qaic (docker/README.md).
     """
     try:
-        done = subprocess.run(
-            [tool, f"--{package}"], capture_output=True, text=True, errors="replace", timeout=_ASKING_S, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
+        answer = asking.ask([str(tool), f"--{package}"], limit_s=_ASKING_S)
+    except Infrastructure:
         return ""
-    found = re.search(rf"^(?:{package}:)?[A-Za-z. ]*(\d+(?:\.\d+)+)", done.stdout, re.MULTILINE)
-    return found[1] if found is not None and done.returncode == 0 else ""
+    found = re.search(rf"^(?:{package}:)?[A-Za-z. ]*(\d+(?:\.\d+)+)", answer.text, re.MULTILINE)
+    return found[1] if found is not None and answer.exit_code == 0 else ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
 from pathlib import Path
 
-from qeff_engine.errors import CompilerCrash, Infrastructure
+from qeff_engine.errors import CompilerCrash
 from qeff_engine.program import BINARY
+from qeff_engine.sdk import asking
 from qeff_engine.sdk.location import Sdk
 
 _LIMIT_S = 300.0  # it reads the whole file, which may have tens of gigabytes
@@ -38,30 +38,16 @@ def validated(sdk: Sdk, *, program: Path) -> Needs:
     tool = sdk.root / "tools" / "qaic-qpc"
     if not tool.is_file():
         return Needs()
-    command = [str(tool), "validate", "-i", str(program / BINARY)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Infrastructure(f"{tool} could not look at the program: {error}.") from error
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode != 0 and not any(map(_USAGE.search, lines)):
-        said = lines[-1] if lines else "it cannot be read"
+    answer = asking.ask([str(tool), "validate", "-i", str(program / BINARY)], limit_s=_LIMIT_S)
+    if answer.exit_code != 0 and not any(map(_USAGE.search, answer.text.splitlines())):
+        said = answer.last_line or "it cannot be read"
         raise CompilerCrash(
             f"The compiler ended with exit code 0 but left a damaged program: {said}",
             advice="It is a fault of the compiler or of the disk: compile again, and see the kernel's log.",
         )
     return Needs(
-        num_cores=_number(r"Number of NSP required\s*:\s*(\d+)", done.stdout),
-        dram_bytes=_number(r"DDR required\s*:\s*(\d+) bytes", done.stdout),
+        num_cores=_number(r"Number of NSP required\s*:\s*(\d+)", answer.text),
+        dram_bytes=_number(r"DDR required\s*:\s*(\d+) bytes", answer.text),
     )
 
 

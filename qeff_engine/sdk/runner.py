@@ -8,11 +8,10 @@ statistics, so only calls and time are taken from it.
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 from qeff_engine.errors import DeviceLost, Infrastructure
-from qeff_engine.sdk import runtime_failures
+from qeff_engine.sdk import asking, runtime_failures
 from qeff_engine.sdk.queued import Throughput
 
 _STATS = re.compile(r"InferenceCnt (\d{1,18}) TotalDuration (\d{1,18})us BatchSize \d+ Inf/Sec [\d.]+", re.ASCII)
@@ -39,25 +38,12 @@ def measure(
     words = {"-t": program, "-d": qid, "-a": activations, "-S": set_size, "--time": f"{seconds:g}"}
     command = [str(tool), *(str(word) for pair in words.items() for word in pair)]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_STARTING_LIMIT_S + seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DeviceLost(
-            f"{tool} did not end within {error.timeout:g} s.", advice="The device may hang; see `qaic-util -q`."
-        ) from error
-    except OSError as error:
-        raise Infrastructure(f"{tool} could not be started: {error}.") from error
-    if done.returncode != 0:
-        raise runtime_failures.failure(f"run {program} with {tool.name}", status=done.returncode, text=done.stdout)
-    return parse(done.stdout, in_flight=set_size * activations)
+        answer = asking.ask(command, limit_s=_STARTING_LIMIT_S + seconds)
+    except asking.NoAnswer as error:
+        raise DeviceLost(str(error), advice="The device may hang; see `qaic-util -q`.") from error
+    if answer.exit_code != 0:
+        raise runtime_failures.failure(f"run {program} with {tool.name}", status=answer.exit_code, text=answer.text)
+    return parse(answer.text, in_flight=set_size * activations)
 
 
 def parse(text: str, *, in_flight: int) -> Throughput:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from qeff_engine.errors import DeviceLost, EngineError, Infrastructure, Numerics
 from qeff_engine.program import BINARY
-from qeff_engine.sdk import devices, location
+from qeff_engine.sdk import asking, devices, location
 from qeff_engine.sdk.location import Sdk
 
 if TYPE_CHECKING:
@@ -71,11 +70,11 @@ def check(sdk: Sdk, *, qid: int, programs: Path) -> bool:
 
 
 def _run_own(runner: Path, *, program: Path, qid: int) -> None:
-    done = _finished([str(runner), "-t", str(program), "-a", "1", "-n", str(_OWN_CALLS), "-d", str(qid)])
-    rate = _RATE.search(done.stdout)
-    if done.returncode != 0 or rate is None or float(rate[1]) <= 0:
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        raise DeviceLost(f"{runner.name} ended with exit code {done.returncode}: {lines[-1] if lines else 'no word'}")
+    command = [str(runner), "-t", str(program), "-a", "1", "-n", str(_OWN_CALLS), "-d", str(qid)]
+    answer = asking.ask(command, limit_s=LIMIT_S)
+    rate = _RATE.search(answer.text)
+    if answer.exit_code != 0 or rate is None or float(rate[1]) <= 0:
+        raise DeviceLost(f"{runner.name} ended with exit code {answer.exit_code}: {answer.last_line or 'no word'}")
 
 
 def _compiled(sdk: Sdk, *, programs: Path) -> Path | None:
@@ -95,9 +94,9 @@ def _compiled(sdk: Sdk, *, programs: Path) -> Path | None:
             return None
         fresh = Path(scratch) / "qpc"
         flags = ("-aic-hw", "-aic-hw-version=ai100", f"-m={model}", "-convert-to-fp16", "-aic-num-cores=1")
-        done = _finished([*compiler, *flags, f"-aic-binary-dir={fresh}"])
-        if done.returncode != 0 or not (fresh / BINARY).is_file():
-            sys.stderr.write(f"No program to test with: the compiler failed.\n{done.stdout}")
+        answer = asking.ask([*compiler, *flags, f"-aic-binary-dir={fresh}"], limit_s=LIMIT_S)
+        if answer.exit_code != 0 or not (fresh / BINARY).is_file():
+            sys.stderr.write(f"No program to test with: the compiler failed.\n{answer.text}")
             return None
         with contextlib.suppress(OSError):  # another test was first
             fresh.rename(program)
@@ -140,21 +139,6 @@ def _run(sdk: Sdk, *, program: Path, qid: int) -> None:
             num_wrong = int((y_NO != right_NO).sum())
             if num_wrong:
                 raise Numerics(f"It computes wrong: {num_wrong} of {_SIZE} sums of whole numbers.")
-
-
-def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
-        raise Infrastructure(f"{command[0]} could not be started: {error}.") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
