@@ -20,6 +20,8 @@ GROUPS = {
     "cnn": "convolutional networks",
     "sweep": "configurator sweeps",
 }
+HELD_OUT = "held-out"  # never fitted, and read after the form of the model was chosen
+APART = {HELD_OUT: "held out", "ttft": "time to first token, apart"}
 GOAL_MEDIAN, GOAL_WORST = 0.15, 0.35
 CORES = range(1, 17)
 
@@ -65,6 +67,12 @@ def _summary(points: Sequence[Point], left_out: LeftOut) -> str:
             beyond = sum(error > GOAL_WORST for error in errors)
             cells.append(f"{100 * statistics.median(errors):.1f} %, {100 * max(errors):.0f} %, {beyond}")
         rows.append(cells)
+    held_out = sorted(
+        abs(cost_fit.error(point, cost_fit.predicted(point))) for point in points if point.group == HELD_OUT
+    )
+    beyond = sum(error > GOAL_WORST for error in held_out)
+    cell = f"{100 * statistics.median(held_out):.1f} %, {100 * held_out[-1]:.0f} %, {beyond}"
+    rows.append(["held-out encoders, not in the fit", str(len(held_out)), "", cell, ""])
     header = ["median, worst, how many over 35 %", "points", "in the fit", "without the point", "without its network"]
     return f"### What is reached\n\n{_rows(header, rows)}\n{_multicast(points)}"
 
@@ -113,7 +121,7 @@ def _setting(point: Point) -> str:
 
 def _points(points: Sequence[Point], left_out: LeftOut) -> str:
     parts = []
-    for group, words in [*GROUPS.items(), ("ttft", "time to first token, apart")]:
+    for group, words in [*GROUPS.items(), *APART.items()]:
         rows = []
         for point in points:
             if point.group != group:

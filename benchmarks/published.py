@@ -20,7 +20,7 @@ class Point:
 
     Attributes:
         id: its name.
-        group: ``decode``, ``encoder``, ``cnn``, ``sweep`` or ``ttft``.
+        group: ``decode``, ``encoder``, ``cnn``, ``sweep``, ``held-out`` or ``ttft``.
         model: a network of the geometries; None when its geometry is not known here.
         sku: kind of device.
         unit: :data:`PER_SECOND` (tokens, texts or images, all instances together) or :data:`LATENCY_MS`.
