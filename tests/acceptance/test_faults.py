@@ -116,7 +116,7 @@ def test_each_way_of_a_compiler_to_fail_has_its_class_and_what_may_pass_is_tried
     assert failures == [*["compiler_crash"] * 3, "infrastructure", "out_of_memory_host", "unsupported"]
     states = faulty.farm.states(submission_id)
     assert (states[JobState.FAILED], states[JobState.BLOCKED]) == (1, 1)
-    assert [run["tokens_equal"] for run in faulty.figures(submission_id)] == [True] * 5
+    assert [run["num_generated_tokens"] for run in faulty.figures(submission_id)] == [1] * 5
     faulty.have()
     faulty.wait_until_well()
 
@@ -143,7 +143,7 @@ def test_a_fault_of_a_device_costs_an_attempt_and_a_test_gives_the_device_back(f
         for submission_id in found:
             assert faulty.last(submission_id).state is JobState.SUCCEEDED
             assert faulty.tries(submission_id) == ["device_lost", "succeeded"]
-            assert faulty.figures(submission_id)[0]["tokens_equal"] is True
+            assert faulty.figures(submission_id)[0]["num_generated_tokens"] == 4
         faulty.wait_until_well()
 
 
