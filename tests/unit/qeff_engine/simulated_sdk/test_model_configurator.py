@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from qeff_engine.simulated_sdk import configurator_cli, configurator_search, devices, occupancy
+from qeff_engine.simulated_sdk import configurator_cli, configurator_search, devices, occupancy, runner_cli
 from qeff_engine.simulated_sdk.configurator_search import Point, Space
 from tests.unit.qeff_engine.simulated_sdk import graphs
 
@@ -109,6 +109,13 @@ def test_brute_force_over_lists_keeps_binaries_and_points_on_demand(model, tmp_p
     folders = {f"qpc-cores-{cores}-mos-1-ols-1-bs-1-output" for cores in (2, 16)}
     assert {path.name for path in compiled.iterdir()} == folders
     assert all((compiled / folder / "programqpc.bin").is_file() for folder in folders)
+    # The runner on the same binary says the same.
+    with (tmp_path / "model_configurator_output" / "results.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if row["cores"] == "2")
+    kept = str(compiled / "qpc-cores-2-mos-1-ols-1-bs-1-output")
+    assert runner_cli.main(["-t", kept, "-a", "8", "-n", "10", "-d", "0"], root=simulated_sdk_root) == 0
+    rate = re.search(r"Inf/Sec ([\d.]+)", capsys.readouterr().out)
+    assert float(row["infPerSec"]) == pytest.approx(float(rate[1]), rel=1e-3)
     lines = (tmp_path / "points.csv").read_text().splitlines()
     assert lines == ["cores,mos,ols,batchSize,instances", "2,1,1,1,8", "16,1,1,1,1"]
     # The saved points again, edited: only compiled, and kept.
