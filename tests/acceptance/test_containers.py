@@ -47,7 +47,9 @@ class Stack:
         assert {*self._own, "FARM_HOST"} == declared
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "QAIC_"))}
         # The worker's image sets QAIC_SDK_ROOT; the farm's image has no SDK.
-        sdk = {"QAIC_SDK_ROOT": str(self._sdk_root)} if service in LONG_RUNNING[1:] else {}
+        # A random model's near ties are not what this is about, so programs compute in fp32.
+        sdk = {"QAIC_SDK_ROOT": str(self._sdk_root), "QAIC_SIM_ACTIVATIONS": "fp32"}
+        sdk = sdk if service in LONG_RUNNING[1:] else {}
         return {**plain, **self._own, "FARM_HOST": SERVICES[service]["environment"]["FARM_HOST"], **sdk}
 
     def start(self, service: str) -> subprocess.Popen[bytes]:
