@@ -20,7 +20,7 @@ import numpy.typing as npt
 from benchmarks import measure, simulated_smollm2
 from benchmarks.quantize_smollm2 import evaluation_rows
 
-NUM_ROWS, ROW_TOKENS = 3, 512
+NUM_ROWS, ROW_TOKENS = 2, 512
 # Weights and KV cache.
 PRECISIONS = (("fp16", "fp16"), ("fp16", "mxint8"), ("mxfp6", "fp16"), ("mxfp6", "mxint8"))
 

@@ -142,6 +142,7 @@ def test_mxfp6_rounds_products_along_their_reduction_and_leaves_embeddings(progr
     ("kv", "flags", "kept"),
     [
         ("mxint8", (), lambda key: mx_formats.round_int8(key.reshape(-1, 2, 32)).reshape(-1, 64)),
+        ("mxint8", ("-convert-to-fp16",), lambda key: mx_formats.round_int8(key.reshape(-1, 2, 32)).reshape(-1, 64)),
         ("float16", (), graphs.fp16),
         ("", ("-convert-to-fp16",), graphs.fp16),
         ("", (), lambda key: key),
