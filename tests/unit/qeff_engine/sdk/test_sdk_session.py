@@ -64,6 +64,17 @@ def test_generation_on_a_device_gives_the_tokens_of_plain_numpy(sdk, compiled):
     assert 0 < result.timings.ttft_s[0] < result.timings.total_s
 
 
+def test_inputs_go_to_the_runtime_without_a_copy_and_others_are_cast(sdk, compiled, monkeypatch):
+    given = feeds(seq_len=1) | {"position_ids": np.zeros((2, 1), np.int32)}
+    with Session(sdk, program=compiled, qids=[0]) as session:
+        plain, handed = session._runtime.qaicrt.QBuffer, []
+        monkeypatch.setattr(session._runtime.qaicrt, "QBuffer", lambda data: handed.append(data) or plain(data))
+        session.run(given, outputs=["logits"])
+    arrays = [data for data in handed if isinstance(data, np.ndarray)]
+    assert [np.shares_memory(data, given["input_ids"]) for data in arrays] == [True, False]
+    assert {data.dtype for data in arrays} == {np.dtype(np.int64)}
+
+
 def test_a_program_sliced_over_two_devices_holds_cores_of_both(sdk, tmp_path):
     spec = CompileSpec(num_cores=4, num_devices=2, batch_size=2, prefill_len=4, ctx_len=32)
     program = compile_toy(tmp_path, sdk=sdk, spec=spec)
