@@ -3,7 +3,8 @@
 It takes the real tools' command lines, prints and fails like them, computes a program's numbers with ONNX Runtime and
 predicts its time. In reading order:
 
-* ``install`` makes the directory; ``devices`` says what is in it, ``occupancy`` what of it is taken.
+* ``install`` makes the directory; ``devices`` says what is in it, ``occupancy`` what of it is taken,
+  ``device_locks`` who asked to have it alone.
 * ``compiler_cli``, ``options``, ``side_files``, ``refusal``: the command line and its refusals. ``compiler``: its
   steps, in ``onnx_reading``, ``quantized_products``, ``static_values``, ``graph_checks``, ``shapes``, ``bindings``,
   ``node_precision``, ``half_precision``, ``sentinels``, ``matmul_weights``, ``lowering``, ``constants``,

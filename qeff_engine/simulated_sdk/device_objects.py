@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from qeff_engine.simulated_sdk import device_locks, occupancy, runtime_log, sdk_root
 from qeff_engine.simulated_sdk import devices as device_list
-from qeff_engine.simulated_sdk import occupancy, runtime_log, sdk_root
 from qeff_engine.simulated_sdk.status import QDevStatus, QStatus
 
 
@@ -137,3 +137,26 @@ class Util:
         return status, PerformanceInfo(
             nspFrequencyHz=round(kind.clock_ghz * clock * 1e9), peakCompute=kind.fp16_tflops * 1e12
         )
+
+    def lockDevice(self, devID: int, lock: bool, block: bool) -> QStatus:
+        """Take or give back the advisory lock of a device, see :mod:`~qeff_engine.simulated_sdk.device_locks`.
+
+        Args:
+            devID: number of the device.
+            lock: take it; otherwise give it back.
+            block: wait for a process that has it, instead of answering BUSY.
+        """
+        found = sdk_root.visible_devices().get(devID)
+        if found is None:
+            return QStatus.QS_NODEV
+        if not device_locks.enabled():
+            return QStatus.QS_UNSUPPORTED
+        try:
+            if not lock:
+                device_locks.release(sdk_root.root(), device=found.device)
+            elif not device_locks.take(sdk_root.root(), device=found.device, wait=block):
+                return QStatus.QS_BUSY
+        except OSError as error:
+            runtime_log.error("[QDevice][lock:#64]", message=f"Device {devID} lock failed: {error.strerror}")
+            return QStatus.QS_ERROR
+        return QStatus.QS_SUCCESS

@@ -100,7 +100,7 @@ def take(root: Path, *, device: Device, amounts: Amounts) -> Holding:
         Exhausted: too little is free.
         OSError: the SDK's state folder cannot be used.
     """
-    folder = _folder(root, device=device)
+    folder = device_folder(root, device=device)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _require(device, amounts=amounts, taken=_usage(folder).taken)
@@ -122,7 +122,7 @@ def usage(root: Path, *, device: Device) -> Usage:
     Raises:
         OSError: the SDK's state folder cannot be used.
     """
-    folder = _folder(root, device=device)
+    folder = device_folder(root, device=device)
     if not folder.exists() and (root / STATE_DIRECTORY).is_dir():
         return Usage(taken=Amounts(), programs=0)
     with _locked(folder):
@@ -135,14 +135,15 @@ def reset(root: Path, *, device: Device) -> None:
     Raises:
         OSError: the SDK's state folder cannot be used.
     """
-    folder = _folder(root, device=device)
+    folder = device_folder(root, device=device)
     if folder.exists():
         with _locked(folder):
             for path in folder.glob(f"{_HOLDER_PREFIX}*"):
                 path.unlink(missing_ok=True)
 
 
-def _folder(root: Path, *, device: Device) -> Path:
+def device_folder(root: Path, *, device: Device) -> Path:
+    """Where the state of a device is kept that all processes of the host share."""
     return root / STATE_DIRECTORY / device.pci_address.replace(":", "-")
 
 

@@ -28,13 +28,29 @@ print(*[int(program.load() or program.activate()) for program in programs], flus
 sys.stdin.read()
 """
 
+# Locks and unlocks device 1 as lines of its stdin say, and answers each with the status.
+_LOCKER = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import qaicrt
+for line in sys.stdin:
+    print(int(qaicrt.Util().lockDevice(1, *(word == "True" for word in line.split()))), flush=True)
+"""
+
 
 @contextlib.contextmanager
 def _started_holder(root, *programs, qid=0):
     """A process that activates programs, not waited for."""
+    with _client(root, _HOLDER, str(qid), *map(str, programs)) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _client(root, script, *arguments):
+    """A process with the runtime, which ends by a kill."""
     folders = [str(root / "dev/lib" / platform.machine()), str(root / "dev/python")]
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, *folders, str(qid), *map(str, programs)],
+        [sys.executable, "-c", script, *folders, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -272,3 +288,41 @@ def test_a_reset_of_the_card_ends_its_programs_until_they_are_activated_again(tm
     np.testing.assert_allclose(after["logits"][0], fresh, rtol=1e-4, atol=1e-4, err_msg="states are gone")
     client.program.deactivate()
     assert occupancy.usage(root, device=devices.load(root)[0]).taken.cores == 0
+
+
+def _ask(process, *, lock, block=False):
+    process.stdin.write(f"{lock} {block}\n")
+    process.stdin.flush()
+
+
+def _asked(process, *, lock):
+    _ask(process, lock=lock)
+    return int(process.stdout.readline())
+
+
+def test_an_advisory_lock_keeps_other_processes_out_until_it_is_given_back_or_its_process_dies(runtime, monkeypatch):
+    util, status = runtime[0].Util(), runtime[0].QStatus
+    monkeypatch.setenv("QAIC_SERIALIZE_DEVICE", "1")
+    with _client(sdk_root.root(), _LOCKER) as other:
+        assert _asked(other, lock=True) == status.QS_SUCCESS
+        assert util.lockDevice(1, True, False) == status.QS_BUSY
+        assert util.lockDevice(0, True, False) == status.QS_SUCCESS, "another device"
+        assert util.lockDevice(1, False, False) == status.QS_SUCCESS, "which takes it from nobody"
+        assert util.lockDevice(1, True, False) == status.QS_BUSY
+        assert _asked(other, lock=False) == status.QS_SUCCESS
+        assert [util.lockDevice(1, True, False) for _ in range(2)] == [status.QS_SUCCESS] * 2
+        assert _asked(other, lock=True) == status.QS_BUSY
+        _ask(other, lock=True, block=True)
+        assert util.lockDevice(1, False, False) == status.QS_SUCCESS
+        assert int(other.stdout.readline()) == status.QS_SUCCESS, "it waited"
+        other.kill()
+        assert util.lockDevice(1, True, True) == status.QS_SUCCESS, "waits for the end of the holder"
+    assert [util.lockDevice(qid, False, False) for qid in (0, 1)] == [status.QS_SUCCESS] * 2
+
+
+def test_an_advisory_lock_needs_a_device_and_the_variable(runtime, monkeypatch):
+    util, status = runtime[0].Util(), runtime[0].QStatus
+    monkeypatch.delenv("QAIC_SERIALIZE_DEVICE", raising=False)
+    assert util.lockDevice(0, True, False) == status.QS_UNSUPPORTED
+    monkeypatch.setenv("QAIC_SERIALIZE_DEVICE", "1")
+    assert util.lockDevice(9, True, False) == status.QS_NODEV
