@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -12,7 +11,6 @@ import onnx
 from qeff_engine.simulated_sdk import (
     bindings,
     constants,
-    cost_parameters,
     graph_checks,
     graph_walk,
     half_precision,
@@ -22,22 +20,20 @@ from qeff_engine.simulated_sdk import (
     node_precision,
     onnx_reading,
     op_records,
-    operations,
     output_shapes,
+    partitions,
+    program_work,
     qpc_container,
     quantized_products,
     sentinels,
     shapes,
     side_files,
 )
-from qeff_engine.simulated_sdk.network_description import Binding, Network
-from qeff_engine.simulated_sdk.operations import Work
+from qeff_engine.simulated_sdk.network_description import Network
 from qeff_engine.simulated_sdk.options import AI100, Options
 from qeff_engine.simulated_sdk.refusal import input_refusal
+from qeff_engine.simulated_sdk.shapes import StaticShape
 from qeff_engine.simulated_sdk.static_values import StaticValues
-
-_FP16_BYTES = 2
-_MXINT8_SHARE = 8.25 / 16
 
 
 def compile_program(options: Options, *, version: str) -> None:
@@ -66,16 +62,15 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
     model = onnx_reading.load_model(options.model)
     weights = onnx_reading.weights_of(model, directory=options.model.parent)
     specializations = _specializations(options, version=version)
-    num_devices = 1
-    if options.partition is not None:
-        num_devices = side_files.read_num_devices(options.partition, num_cores=options.num_cores)
+    parts = side_files.read_partitions(options.partition, num_cores=options.num_cores) if options.partition else ()
+    cut = partitions.Cut(model, partitions=parts, path=options.partition)
     custom_io = side_files.read_custom_io(options.custom_io) if options.custom_io else {}
     print("Compile started ...............", flush=True)
     print(f"Compiling model with {'FP16' if options.convert_to_fp16 else 'FP32'} precision.", flush=True)
     quantized_products.expand(model, weights=weights)
     static = StaticValues(model)
     graph_checks.check(model, static=static)
-    static_shapes = [_shape(model, symbols=symbols, options=options) for symbols in specializations]
+    static_shapes = [_shape(model, symbols=symbols, options=options, cut=cut) for symbols in specializations]
     inputs, outputs = bindings.make(model, shapes=static_shapes, custom_io=custom_io, retained=options.retained_state)
     states = {binding.graph_name for binding in inputs + outputs if binding.state_of}
     exact = half_precision.convert(
@@ -90,28 +85,46 @@ def _translate(options: Options, *, version: str) -> tuple[lowering.Lowered, Net
     lowered = lowering.Lowering(
         model, weights=weights, to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul, exact=exact
     ).lower()
-    network = Network(
+    boundary = program_work.Boundary(inputs=inputs, outputs=outputs, mxint8_exchange=options.allow_mxint8_mdp_io)
+    network = _describe(options, version=version, lowered=lowered, boundary=boundary, shapes=static_shapes, cut=cut)
+    return lowered, network
+
+
+def _describe(
+    options: Options,
+    *,
+    version: str,
+    lowered: lowering.Lowered,
+    boundary: program_work.Boundary,
+    shapes: Sequence[StaticShape],
+    cut: partitions.Cut,
+) -> Network:
+    """The program's description."""
+    constants_bytes = cut.constant_bytes(lowered)
+    stages = program_work.stages(cut, shapes=shapes, boundary=boundary, constants_bytes=constants_bytes)
+    whole_bytes = program_work.dram_bytes(boundary, constants_bytes=lowered.card_bytes)
+    return Network(
         name=options.model.stem,
         sdk_version=version,
         hw_version=AI100,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=boundary.inputs,
+        outputs=boundary.outputs,
         specialized=options.specializations is not None,
         batch_size=int(options.defined.get("stats-batchsize", options.batch_size)),
         num_cores=options.num_cores,
-        num_devices=num_devices,
+        num_devices=sum(len(item.devices) for item in cut.partitions) or 1,
         works=tuple(
-            _work(shape, number=number, inputs=inputs, outputs=outputs, options=options)
-            for number, shape in enumerate(static_shapes)
+            program_work.of_call(shape.operations, number=number, boundary=boundary)
+            for number, shape in enumerate(shapes)
         ),
         ols=options.ols,
         mos=max(int(part) for part in (options.mos or "1").split(",")),
         depth_first="aic-enable-depth-first" in options.defined,
-        dram_bytes=_dram_bytes(inputs, outputs, constants_bytes=lowered.card_bytes),
+        dram_bytes=sum(stage.dram_bytes for stage in stages) or whole_bytes,
         constants_bytes=lowered.card_bytes,
         round_states_to_fp16=options.convert_to_fp16,
+        stages=stages,
     )
-    return lowered, network
 
 
 def _kept_fp32(model: onnx.ModelProto, *, options: Options) -> half_precision.Kept:
@@ -138,59 +151,14 @@ def _specializations(options: Options, *, version: str) -> list[Mapping[str, int
     return [{**options.symbols, **item.symbols} for item in found]
 
 
-def _shape(model: onnx.ModelProto, *, symbols: Mapping[str, int], options: Options) -> shapes.StaticShape:
+def _shape(model: onnx.ModelProto, *, symbols: Mapping[str, int], options: Options, cut: partitions.Cut) -> StaticShape:
     if options.batch_size > 1:
         raise input_refusal("Option -batchsize is supported by the simulated compiler for the value 1 only.")
     forms = op_records.Forms(to_fp16=options.convert_to_fp16, mxfp6=options.mxfp6_matmul)
-    shape = shapes.specialize(model, symbols=symbols, forms=forms)
+    shape = shapes.specialize(model, symbols=symbols, forms=forms, cut=cut)
     if any(dims is None for dims in shape.outputs.values()):
         return output_shapes.complete(shape, model_path=options.model, symbols=symbols)
     return shape
-
-
-def _states(inputs: tuple[Binding, ...]) -> tuple[Binding, ...]:
-    return tuple(binding for binding in inputs if binding.state_of)
-
-
-def _card_bytes(state: Binding, *, dims: tuple[int, ...]) -> int:
-    """Bytes of a state as the card keeps it."""
-    fp32 = state.io_type.item_bytes == 4
-    return prod(dims) * _FP16_BYTES if fp32 else state.io_type.num_bytes(dims)
-
-
-def _work(
-    shape: shapes.StaticShape,
-    *,
-    number: int,
-    inputs: tuple[Binding, ...],
-    outputs: tuple[Binding, ...],
-    options: Options,
-) -> Work:
-    """What a call of the specialization ``number`` does."""
-    states = [
-        operations.states(num_bytes=_card_bytes(state, dims=dims), samples=dims[0] if dims else 1)
-        for state in _states(inputs)
-        for dims in [state.shapes[number]]
-    ]
-    made = operations.merged([*shape.operations, *states])
-    # A decoder layer keeps a key and a value; without states a layer has about eight products (q k v o, two of
-    # attention, two or three of the feed-forward part). Two all-reduces per layer, each as large as the first product.
-    matrices = [item for item in made if item.kind in ("matmul", "product")]
-    layers = len(states) // 2 if states else sum(item.count for item in matrices) // 8
-    exchanged = matrices[0].elements * _FP16_BYTES if matrices else 0
-    return Work(
-        operations=made,
-        reductions=2 * layers,
-        reduction_bytes=round(exchanged * _MXINT8_SHARE) if options.allow_mxint8_mdp_io else exchanged,
-        io_bytes=sum(item.io_type.num_bytes(item.shapes[number]) for item in inputs + outputs if not item.state_of),
-    )
-
-
-def _dram_bytes(inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], *, constants_bytes: int) -> int:
-    buffers = sum(item.io_type.num_bytes(item.largest) for item in inputs + outputs if not item.state_of)
-    states = sum(_card_bytes(state, dims=state.largest) for state in _states(inputs))
-    program_mib: int = cost_parameters.values(cost_parameters.table()["limits"])["program_dram_mib"]
-    return constants_bytes + states + buffers + (program_mib << 20)
 
 
 def _write(directory: Path, *, lowered: lowering.Lowered, network: Network) -> None:

@@ -8,7 +8,8 @@ An operator takes as long as the slowest of three things, and a little of the tw
 * arithmetic of matrix and vector units. It is split over cores by samples, where a rest leaves cores idle, or inside
   a sample, which costs something for each doubling.
 
-Then comes a barrier, dearer with more cores. A sliced program has all-reduces besides. Activations of one device share
+Then comes a barrier, dearer with more cores. A sliced program has all-reduces besides, a part of a pipeline gets what
+others have made. Activations of one device share
 its DDR, its link to the host and its power: fewer busy cores run faster.
 
 A retained state is read over its whole compiled length, as the card does. All parameters are in
@@ -64,6 +65,7 @@ def call_s(
     if settings.num_devices > 1:
         exchange_s = work.reduction_bytes / (found.p2p_gb_s * 1e9)
         alone_s += work.reductions * (found.all_reduce_us * 1e-6 + exchange_s)
+    alone_s += work.transfers * found.all_reduce_us * 1e-6 + work.transfer_bytes / (found.p2p_gb_s * 1e9)
     shared_s = active * sum(item.count * model.ddr_s(item) for item in work.operations) if active > 1 else 0.0
     exponent = found.sharing_exponent
     device_s = (alone_s**exponent + shared_s**exponent) ** (1 / exponent) if shared_s else alone_s

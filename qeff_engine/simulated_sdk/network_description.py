@@ -50,7 +50,10 @@ _built = messages.build(
             "reductions": (2, "uint64"),
             "reduction_bytes": (3, "uint64"),
             "io_bytes": (4, "uint64"),
+            "transfers": (5, "uint64"),
+            "transfer_bytes": (6, "uint64"),
         },
+        "stage": {"devices": (1, "*uint32"), "dram_bytes": (2, "uint64"), "works": (3, "*work")},
         "networkDescriptor": {
             "major_version": (1, "uint32"),
             "minor_version": (2, "uint32"),
@@ -70,6 +73,7 @@ _built = messages.build(
             "ols": (107, "uint32"),
             "mos": (108, "uint32"),
             "depth_first": (109, "bool"),
+            "stages": (110, "*stage"),
         },
     },
 )
@@ -107,6 +111,21 @@ class Binding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a pipeline.
+
+    Attributes:
+        devices: their places among the program's, from 0 on; they share the part's work.
+        dram_bytes: of all that it needs, on its devices together.
+        works: what it does in a call of each specialization.
+    """
+
+    devices: tuple[int, ...]
+    dram_bytes: int
+    works: tuple[Work, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
     """A program's description.
 
@@ -123,6 +142,7 @@ class Network:
         dram_bytes: of all that it needs, on all devices together.
         constants_bytes: among them, in the card's form.
         round_states_to_fp16: states are kept in fp16.
+        stages: of a pipeline, which are passed one after another; empty where all devices share all work.
     """
 
     name: str
@@ -141,6 +161,14 @@ class Network:
     ols: int = 1
     mos: int = 1
     depth_first: bool = False
+    stages: tuple[Stage, ...] = ()
+
+    def device_dram_bytes(self, place: int) -> int:
+        """What the program needs on one of its devices, by the device's place among them."""
+        for stage in self.stages:
+            if place in stage.devices:
+                return -(-stage.dram_bytes // len(stage.devices))
+        return -(-self.dram_bytes // self.num_devices)
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
@@ -178,16 +206,23 @@ def serialize(network: Network) -> bytes:
             item.io_initial.type = binding.io_type.code
             item.io_initial.dims.extend(binding.largest)
     for number, work in enumerate(network.works):
-        entry = message.works.add(
-            reductions=work.reductions, reduction_bytes=work.reduction_bytes, io_bytes=work.io_bytes
-        )
-        for operation in work.operations:
-            entry.operations.add(**dataclasses.asdict(operation))
+        _add_work(message.works, work=work)
         if network.specialized:
             shapes = message.allowed_shapes.add()
             for binding in network.bindings:
                 shapes.shapes.add(type=binding.io_type.code, dims=binding.shapes[number])
+    for stage in network.stages:
+        part = message.stages.add(devices=stage.devices, dram_bytes=stage.dram_bytes)
+        for work in stage.works:
+            _add_work(part.works, work=work)
     return bytes(message.SerializeToString(deterministic=True))
+
+
+def _add_work(works: Any, *, work: Work) -> None:
+    fields = {item.name: getattr(work, item.name) for item in dataclasses.fields(Work) if item.name != "operations"}
+    entry = works.add(**fields)
+    for operation in work.operations:
+        entry.operations.add(**dataclasses.asdict(operation))
 
 
 def parse(data: bytes) -> Network:
@@ -211,6 +246,13 @@ def parse(data: bytes) -> Network:
             f"The network description has {len(items)} bindings, {len(message.works)} works and allowed shapes of "
             f"{numbers} bindings: it is damaged."
         )
+    places = sorted(place for part in message.stages for place in part.devices)
+    parts_works = [len(part.works) for part in message.stages]
+    if message.stages and (places != [*range(message.num_devices)] or set(parts_works) != {len(message.works)}):
+        raise BadDescription(
+            f"The network description has {message.num_devices} devices, {len(message.works)} works and a pipeline on "
+            f"the devices {places} with {parts_works} works: it is damaged."
+        )
     bindings = [_binding(item, number=number, message=message) for number, item in enumerate(items)]
     return Network(
         name=message.network_name,
@@ -229,6 +271,10 @@ def parse(data: bytes) -> Network:
         ols=message.ols,
         mos=message.mos,
         depth_first=message.depth_first,
+        stages=tuple(
+            Stage(devices=tuple(part.devices), dram_bytes=part.dram_bytes, works=tuple(map(_work, part.works)))
+            for part in message.stages
+        ),
     )
 
 
@@ -241,6 +287,8 @@ def _work(item: Any) -> Work:
         reductions=item.reductions,
         reduction_bytes=item.reduction_bytes,
         io_bytes=item.io_bytes,
+        transfers=item.transfers,
+        transfer_bytes=item.transfer_bytes,
     )
 
 

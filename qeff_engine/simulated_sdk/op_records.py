@@ -7,7 +7,7 @@ into their neighbours. Bodies of ``If``, ``Loop`` and ``Scan`` are not followed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 
 import onnx
@@ -58,13 +58,14 @@ class _Reader:
         self._convolved: set[str] = set()
         self._nodes: Iterable[onnx.NodeProto] = model.graph.node
 
-    def read(self) -> Iterable[Operation]:
-        for node in self._nodes:
+    def read(self) -> Iterable[tuple[int, Operation]]:
+        """Operations and the numbers of their nodes."""
+        for number, node in enumerate(self._nodes):
             source = self._source(node)
             if source is not None:
                 self._sources.update(dict.fromkeys(node.output, source))
             elif node.domain in graph_walk.ONNX_DOMAINS:
-                yield from self._operation(node)
+                yield from ((number, item) for item in self._operation(node))
             if graph_walk.is_onnx(node, "Conv"):
                 self._convolved.update(node.output)
 
@@ -174,12 +175,19 @@ class _Reader:
         return "mxfp6" if packed else self._base(node)
 
 
-def read(model: onnx.ModelProto, *, known: Propagation, forms: Forms) -> tuple[Operation, ...]:
-    """The operations of a graph, equal ones merged, in graph order.
+def read(
+    model: onnx.ModelProto, *, known: Propagation, forms: Forms, parts: Sequence[int], num_parts: int
+) -> tuple[tuple[Operation, ...], ...]:
+    """The operations of each part of a graph, equal ones merged, in graph order.
 
     Args:
         model: its functions inlined.
         known: shapes of its values.
         forms: of its weights.
+        parts: to which each of its nodes belongs, from 0 on.
+        num_parts: how many there are.
     """
-    return operations.merged(_Reader(model, known=known, forms=forms).read())
+    found: list[list[Operation]] = [[] for _ in range(num_parts)]
+    for number, item in _Reader(model, known=known, forms=forms).read():
+        found[parts[number]].append(item)
+    return tuple(map(operations.merged, found))

@@ -65,12 +65,16 @@ class Work:
         reductions: all-reduces, if the program is sliced over devices.
         reduction_bytes: that one of them exchanges, as sent.
         io_bytes: buffers that go between host and device.
+        transfers: from how many other parts of a pipeline a part gets what it needs.
+        transfer_bytes: that it gets, as sent.
     """
 
     operations: tuple[Operation, ...] = ()
     reductions: int = 0
     reduction_bytes: int = 0
     io_bytes: int = 0
+    transfers: int = 0
+    transfer_bytes: int = 0
 
     @property
     def flops(self) -> int:

@@ -22,7 +22,7 @@ from qeff_engine.simulated_sdk import (
 )
 from qeff_engine.simulated_sdk import devices as device_list
 from qeff_engine.simulated_sdk.device_objects import Context
-from qeff_engine.simulated_sdk.network_description import Network
+from qeff_engine.simulated_sdk.network_description import Network, Stage
 from qeff_engine.simulated_sdk.options import AI100
 from qeff_engine.simulated_sdk.status import BufferIoTypeEnum, QStatus
 
@@ -137,6 +137,9 @@ class Program:
             qids = [context.qids[0] if qid is None else qid]
         self.network: Network = qpc.network
         self._devices = [context.device(qid) for qid in qids]
+        # A program that is no pipeline has one stage, which all its devices share.
+        whole = Stage(devices=tuple(range(len(qids))), dram_bytes=self.network.dram_bytes, works=self.network.works)
+        self._stages = self.network.stages or (whole,)
         self._container = qpc.container
         if len(set(qids)) != self.network.num_devices:
             message = (
@@ -212,7 +215,8 @@ class Program:
         return found
 
     def predicted_s(self, *, specialization: int, active: int = 1) -> float:
-        """Predicted time of a call while so many activations are busy; a sliced program takes its slowest device's."""
+        """Predicted time of a call while so many activations are busy; slices take as long as the slowest device's,
+        stages of a pipeline follow one another."""
         return self._device_s(specialization, active)
 
     def schedule(self, *, specialization: int, factor: float = 1.0) -> int:
@@ -233,28 +237,33 @@ class Program:
         if key not in self._predicted:
             settings = cost_model.Settings(
                 cores=self.network.num_cores,
-                num_devices=self.network.num_devices,
                 ols=self.network.ols,
                 mos=self.network.mos,
                 depth_first=self.network.depth_first,
             )
-            self._predicted[key] = max(
-                cost_model.call_s(
-                    self.network.works[specialization], kind=device.traits, settings=settings, active=active
+            self._predicted[key] = sum(
+                max(
+                    cost_model.call_s(
+                        stage.works[specialization],
+                        kind=self._devices[place].traits,
+                        settings=dataclasses.replace(settings, num_devices=len(stage.devices)),
+                        active=active,
+                    )
+                    for place in stage.devices
                 )
-                for device in self._devices
+                for stage in self._stages
             )
         return self._predicted[key]
 
     def _take(self) -> QStatus:
         if self.network.hw_version != AI100:
             return self._fail(self._devices[0], reason="Version mismatch", status=QStatus.QS_DEV_ERROR)
-        share_mb = -(-self.network.dram_bytes // (self.network.num_devices * _MB))
-        amounts = occupancy.Amounts(cores=self.network.num_cores, dram_mb=share_mb, channels=1)
         failed = device_faults.activation_failure(sdk_root.root(), self._devices, model=self.network.name)
         if failed is not None:
             return self._fail(failed.device, reason=failed.reason, status=failed.status)
-        for device in sorted(self._devices, key=lambda item: item.qid):
+        for place, device in sorted(enumerate(self._devices), key=lambda item: item[1].qid):
+            share_mb = -(-self.network.device_dram_bytes(place) // _MB)
+            amounts = occupancy.Amounts(cores=self.network.num_cores, dram_mb=share_mb, channels=1)
             try:
                 self._holdings.append(occupancy.take(sdk_root.root(), device=device, amounts=amounts))
             except occupancy.Exhausted as error:

@@ -61,6 +61,10 @@ class Propagation:
             return None
         return tuple(dim.dim_value for dim in tensor.shape.dim)
 
+    def is_known(self, name: str) -> bool:
+        """Whether a value is a small tensor that follows from shapes and constants."""
+        return name in self._values
+
     def element_type(self, name: str) -> int:
         """ONNX's number of a value's element type; 0 when it is not known."""
         return int(self._types[name].tensor_type.elem_type) if name in self._types else 0

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import onnx
 import onnx.inliner
 
-from qeff_engine.simulated_sdk import graph_walk, op_records
+from qeff_engine.simulated_sdk import graph_walk, op_records, operations
 from qeff_engine.simulated_sdk.operations import Operation
+from qeff_engine.simulated_sdk.partitions import Cut, HandOver
 from qeff_engine.simulated_sdk.refusal import model_refusal
 from qeff_engine.simulated_sdk.shape_propagation import BadNode, Dims, Propagation
 
@@ -21,16 +22,25 @@ class StaticShape:
     Attributes:
         inputs: dims by name, in graph order.
         outputs: dims by name, in graph order; None where inference does not reach.
-        operations: that the graph does, retained states apart.
+        parts: operations that each part of a pipeline does, retained states apart; one entry where there is none.
+        hand_overs: what each part gets from others.
     """
 
     inputs: dict[str, Dims]
     outputs: dict[str, Dims | None]
-    operations: tuple[Operation, ...]
+    parts: tuple[tuple[Operation, ...], ...]
+    hand_overs: tuple[HandOver, ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Those of all parts."""
+        return operations.merged(item for part in self.parts for item in part)
 
 
-def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int], forms: op_records.Forms) -> StaticShape:
-    """Shapes and work of ``model`` with these sizes and its weights in these forms.
+def specialize(
+    model: onnx.ModelProto, *, symbols: Mapping[str, int], forms: op_records.Forms, cut: Cut | None = None
+) -> StaticShape:
+    """Shapes and work of ``model`` with these sizes and its weights in these forms, divided as ``cut`` says.
 
     Raises:
         Refusal: an axis has no size, or operators do not fit each other's shapes.
@@ -47,10 +57,13 @@ def specialize(model: onnx.ModelProto, *, symbols: Mapping[str, int], forms: op_
     except BadNode as error:
         name, operator, reason = error.args
         raise model_refusal(f"[Operator-'{name}', {where(model)}] : {operator}: {reason}") from error
+    divided = cut or Cut(fixed, partitions=(), path=None)
+    parts = divided.parts_of(flat.graph.node)
     return StaticShape(
         inputs=inputs,
         outputs={item.name: known.dims(item.name) or _declared(item) for item in fixed.graph.output},
-        operations=op_records.read(flat, known=known, forms=forms),
+        parts=op_records.read(flat, known=known, forms=forms, parts=parts, num_parts=divided.num_parts),
+        hand_overs=tuple(divided.hand_overs(flat, known=known, to_fp16=forms.to_fp16)),
     )
 
 

@@ -115,24 +115,51 @@ def read_custom_io(path: Path) -> dict[str, str]:
     return precisions
 
 
-def read_num_devices(path: Path, *, num_cores: int) -> int:
-    """Over how many devices a partition file slices every tensor.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partition:
+    """A part of a program and the devices that share it.
 
-    Pipelines (several partitions) are not simulated.
+    Attributes:
+        name: for messages.
+        devices: their places among all devices of the file in the order of their numbers, from 0 on.
+        nodes: names of its nodes; empty where it has all.
+    """
+
+    name: str
+    devices: tuple[int, ...]
+    nodes: tuple[str, ...]
+
+
+def read_partitions(path: Path, *, num_cores: int) -> tuple[Partition, ...]:
+    """The parts of a partition file: one over whose devices every tensor is sliced, or the several of a pipeline.
 
     Raises:
-        Refusal: not JSON, several partitions, or other core counts than the command line's.
+        Refusal: not JSON, a part of a pipeline without nodes, a device that is named twice, or other core counts than
+            the command line's.
     """
     document = _json(path)
     try:
-        partitions = document["partitions"]
-        devices = [(int(item["deviceId"]), int(item["numCores"])) for item in partitions[0]["devices"]]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        entries = list(document["partitions"])
+        devices = [[(int(item["deviceId"]), int(item["numCores"])) for item in part["devices"]] for part in entries]
+        names = [str(part.get("name", f"partition {number}")) for number, part in enumerate(entries)]
+        nodes = [_names(part.get("nodeList", [])) for part in entries]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise input_refusal(f"{path} is not a partition configuration: {error!r}.") from error
-    if len(partitions) != 1:
-        raise input_refusal(f"{path} has {len(partitions)} partitions: pipelines are not supported by the simulator.")
-    if len({device for device, _ in devices}) != len(devices) or not 1 <= len(devices) <= 16:
-        raise input_refusal(f"{path} names {len(devices)} devices, expected 1 to 16 different ones.")
-    if any(cores != num_cores or not 1 <= cores <= MAX_CORES for _, cores in devices):
+    numbers = sorted(device for part in devices for device, _ in part)
+    if len(set(numbers)) != len(numbers) or not 1 <= len(numbers) <= 16 or not all(devices):
+        raise input_refusal(f"{path} names {len(numbers)} devices, expected 1 to 16 different ones, each part some.")
+    if any(cores != num_cores or not 1 <= cores <= MAX_CORES for part in devices for _, cores in part):
         raise input_refusal(f"{path} has other core counts than -aic-num-cores={num_cores}.")
-    return len(devices)
+    for name, listed in zip(names, nodes, strict=True):
+        if len(entries) > 1 and not listed:
+            raise input_refusal(f"{path}: '{name}' has no nodeList, which every part of a pipeline needs.")
+    return tuple(
+        Partition(name=name, devices=tuple(numbers.index(device) for device, _ in part), nodes=listed)
+        for name, part, listed in zip(names, devices, nodes, strict=True)
+    )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError("nodeList is no list of names")
+    return tuple(value)

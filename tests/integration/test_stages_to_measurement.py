@@ -44,3 +44,19 @@ def test_a_device_says_what_the_original_says(model_type, seed, tmp_path, stage_
     assert figures["num_tokens_equal"] == figures["num_generated_tokens"] == sum(map(len, measurement["tokens"]))
     assert figures["num_prompt_tokens"] == sum(map(len, PROMPTS))
     assert figures["simulated"] is measurement["simulated"] is True
+
+
+def test_a_pipeline_of_two_devices_says_what_the_original_says(tmp_path, stage_context):
+    snapshot = tiny.save_model(tmp_path / "snapshot", "llama", seed=6)
+    export = stage_context("onnx", inputs={SNAPSHOT: snapshot})
+    pipeline.run_stage(ExportSpec(), context=export)
+    build = stage_context("program", inputs={ONNX: export.out})
+    cut = CompileSpec(num_cores=14, batch_size=2, prefill_len=8, ctx_len=48, num_devices=2, num_partitions=2)
+    pipeline.run_stage(cut, context=build)
+    (written,) = build.out.rglob("mdp_*.json")
+    assert ["nodeList" in part for part in json.loads(written.read_text())["partitions"]] == [True, True]
+    grants = tuple(DeviceGrant(qid=qid, num_cores=14) for qid in (0, 1))
+    run = stage_context("measurement", inputs={PROGRAM: build.out, SNAPSHOT: snapshot}, devices=grants)
+    figures = pipeline.run_stage(RunSpec(prompts=PROMPTS, generation_len=12), context=run).figures
+    assert figures["parity_note"] == ""
+    assert figures["tokens_equal"] is True
