@@ -44,6 +44,8 @@ _BY_CORE = {
 }
 _ONE = {name: re.compile(rf"^\s*{words}{_NUMBER}", re.IGNORECASE) for name, words in _SINGLE.items()}
 _EACH = {name: re.compile(rf"^\s*{words}{_NUMBER}", re.IGNORECASE) for name, words in _BY_CORE.items()}
+# Printed with -time-passes, by the simulated compiler alone.
+_PREDICTED = re.compile(r"^Predicted compile time of the real compiler: ([0-9]+\.[0-9]+) s$")
 _HISTOGRAM_ROW = re.compile(r"^\s*(\d+)\s+(\d+)\s+\d+%\s*$")
 
 
@@ -52,6 +54,7 @@ def parse(lines: Iterable[str]) -> dict[str, Any]:
 
     What is printed several times, as by a compile of several graphs, counts with the largest value. Lists by core are
     in the order of the cores; ``ops_by_output_elements`` has pairs of output elements and number of operations.
+    ``simulated_compile_s`` is what a simulated compiler says that the real one would take, never a measurement.
     """
     found: dict[str, Any] = {}
     by_core: dict[str, dict[int, int]] = collections.defaultdict(dict)
@@ -64,6 +67,8 @@ def parse(lines: Iterable[str]) -> dict[str, Any]:
             if (match := pattern.match(line)) and (value := _value(match[2], match[3])) is not None:
                 core = int(match[1])
                 by_core[name][core] = max(value, by_core[name].get(core, 0))
+        if match := _PREDICTED.match(line.rstrip()):
+            found["simulated_compile_s"] = max(float(match[1]), found.get("simulated_compile_s", 0.0))
         if match := _HISTOGRAM_ROW.match(line):
             cumulative[int(match[1])] = int(match[2])
     for name, values in by_core.items():

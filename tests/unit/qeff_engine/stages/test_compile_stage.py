@@ -159,11 +159,15 @@ def test_two_compilers_at_once_do_not_meet(context, tmp_path):
 
 def test_metrics_of_the_compiler_become_figures_when_they_are_asked_for(context):
     context, _ = context
-    options = {"aic-perf-metrics": True}
+    options = {"aic-perf-metrics": True, "time-passes": True}
     figures = pipeline.run_stage(
         CompileSpec(num_cores=2, ctx_len=32, compiler_options=options), context=context
     ).figures
     assert figures["decoder_hmx_macs"] > 0
+    (said,) = [
+        line for line in (context.out / "compile.log").read_text().splitlines() if "Predicted compile time" in line
+    ]
+    assert said.endswith(f": {figures['decoder_simulated_compile_s']:.1f} s")
     assert figures["decoder_vtcm_bytes_by_core"] == [figures["decoder_vtcm_max_bytes"]] * 2
     assert figures["decoder_static_constants_bytes"] == figures["decoder_qpc_constants_bytes"] > 0
     assert {"decoder_elf_bytes", "decoder_ddr_read_bytes", "decoder_barriers_by_core"} <= figures.keys()
