@@ -19,6 +19,7 @@ from farm.states import JobState
 from farm.store.artifacts import Store
 from farm.views import queries
 from qeff_engine.sdk import devices, location
+from qeff_engine.simulated_sdk import faults
 from tests.acceptance.running_farm import RunningFarm, processes_of, running_farm
 from tests.acceptance.test_real_engine import submit
 
@@ -44,6 +45,12 @@ class FaultyFarm:
         self._number += len(faults)
         draft.write_text(json.dumps({"faults": named}))
         draft.replace(path)
+
+    def have_shown(self) -> bool:
+        """Whether each of the present faults has shown itself."""
+        present = faults.of_file(self.sdk / "faults.json")
+        with faults.locked(self.sdk) as folder:
+            return all(faults.count_of(folder, fault)[1] > 0 for fault in present)
 
     def run(self, *options: str) -> int:
         """Submit a run of the compiled program that nobody has asked for before."""
@@ -210,15 +217,9 @@ def test_a_device_that_is_ill_or_away_gets_no_work_and_the_other_goes_on_under_a
 
 def test_a_device_in_error_under_a_run_costs_it_the_attempt(faulty: FaultyFarm) -> None:
     # The call waits, so that the host's look at the device comes before its end.
-    faulty.have({"kind": "device-timeout", "device": 0, "times": 1, "seconds": 60})
+    faulty.have({"kind": "device-timeout", "device": 0, "times": 1, "seconds": 600})
     submission_id = faulty.run(*ULTRA)
-    faulty.farm.wait_until(
-        lambda: (
-            faulty.farm.jobs(submission_id)[-1].state is JobState.RUNNING
-            and any(device.nsp_free < device.nsp_total for device in devices.discover(location.find(faulty.sdk)))
-        ),
-        what="an active program",
-    )
+    faulty.farm.wait_until(faulty.have_shown, what="the call that waits")
     faulty.have({"kind": "device-error", "device": 0})
     faulty.wait_for_device("PCIe Ultra", health="quarantined", reason="qaic-util says Error")
     faulty.farm.wait_until(lambda: "device_lost" in faulty.tries(submission_id), what="the end of the attempt")
