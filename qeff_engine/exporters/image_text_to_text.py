@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeff_engine import events, exported, tasks
+from qeff_engine.architectures import proven
 from qeff_engine.errors import Unsupported
 from qeff_engine.exporters import description, plain
 from qeff_engine.onnx_graph import angles, binding, tracing
@@ -24,6 +25,7 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
     """
     model = weightless.load(context.inputs[SNAPSHOT], task=tasks.IMAGE_TEXT_TO_TEXT)
     vision_language.require_common_shape(model.module)
+    _require_proven_decoder(model)
     name = type(model.module).__name__
     context.emit(events.progress(f"tracing the vision tower of {name}", fraction=0.1))
     vision, vision_figures = _export_vision(model, context=context)
@@ -44,6 +46,17 @@ def export(spec: ExportSpec, context: StageContext) -> tuple[exported.ExportedMo
         },
     )
     return described, {key: value + language_figures.get(key, 0) for key, value in vision_figures.items()}
+
+
+def _require_proven_decoder(model: WeightlessModel) -> None:
+    """Refuse a decoder that nobody has compared: behind a vision tower it cannot be tried small."""
+    decoder_type = model.config.get_text_config(decoder=True).model_type
+    if not (proven.is_proven(decoder_type) or proven.is_proven(model.config.model_type)):
+        raise Unsupported(
+            f"The decoder '{decoder_type}' of {type(model.module).__name__} is not among the proven architectures, and "
+            "one that takes what a vision tower saw is not tried small.",
+            advice="docs/architectures.md lists those that are proven.",
+        )
 
 
 def _export_vision(model: WeightlessModel, *, context: StageContext) -> tuple[exported.Component, dict[str, Any]]:

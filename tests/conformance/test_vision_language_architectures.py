@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from qeff_engine import exported, pipeline, spec, stage
+from qeff_engine.architectures import proven
 from qeff_engine.errors import Unsupported
 
 IMAGE_TOKEN = 3
@@ -136,4 +137,11 @@ def test_a_picture_and_a_text_give_the_original_logits(config, tmp_path):
 def test_a_model_without_the_common_shape_is_refused_with_the_reason(config, reason, tmp_path):
     saved(config(), tmp_path / "snapshot")
     with pytest.raises(Unsupported, match=reason):
+        export(tmp_path)
+
+
+def test_a_decoder_that_nobody_has_compared_is_refused(tmp_path, monkeypatch):
+    saved(internvl(), tmp_path / "snapshot")
+    monkeypatch.setattr(proven, "is_proven", lambda model_type: model_type not in ("qwen2", "internvl"))
+    with pytest.raises(Unsupported, match="decoder 'qwen2' of InternVLForConditionalGeneration is not among"):
         export(tmp_path)
