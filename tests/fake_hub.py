@@ -46,9 +46,9 @@ class FakeHub:
 @contextlib.contextmanager
 def running() -> Iterator[FakeHub]:
     """A hub that answers while the block runs."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     hub = FakeHub(f"http://127.0.0.1:{server.server_address[1]}")
-    server.hub = hub  # type: ignore[attr-defined]
+    server.hub = hub
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -59,12 +59,17 @@ def running() -> Iterator[FakeHub]:
         server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    hub: FakeHub
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: _Server
 
     @property
     def hub(self) -> FakeHub:
-        return self.server.hub  # type: ignore[attr-defined,no-any-return]
+        return self.server.hub
 
     def do_HEAD(self) -> None:
         self._answer()

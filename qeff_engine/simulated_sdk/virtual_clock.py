@@ -58,31 +58,35 @@ def parse(text: str) -> ClockOptions:
     Raises:
         BadClock: an unknown word, a value that is no number or out of range.
     """
-    found: dict[str, float | int | tuple[float, float]] = {}
+    options = ClockOptions()
     for part in filter(None, text.split(",")):
         word, _, value = part.partition("=")
         if word not in _WORDS:
             raise BadClock(f"{VARIABLE} has the part '{part}', expected one of {', '.join(_WORDS)} with '='.")
         try:
-            found[word] = _value(word, value)
+            options = _with(options, word=word, value=value)
         except ValueError as error:
             raise BadClock(f"{VARIABLE} has the part '{part}': {error}") from error
-    return ClockOptions(**found)  # type: ignore[arg-type]  # a word's value has the field's type
+    return options
 
 
-def _value(word: str, value: str) -> float | int | tuple[float, float]:
+def _with(options: ClockOptions, *, word: str, value: str) -> ClockOptions:
     if word == "seed":
-        return int(value)
+        return dataclasses.replace(options, seed=int(value))
     numbers = [float(item) for item in value.split(":")]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError("a number is negative or no finite one")
     if word in ("pace", "noise"):
         (number,) = numbers
-        return number
+        if word == "pace":
+            return dataclasses.replace(options, pace=number)
+        return dataclasses.replace(options, noise=number)
     factor, limit = numbers
     if factor < 1:
         raise ValueError(f"the factor {factor:g} is below 1, which would make calls faster")
-    return factor, limit
+    if word == "warm_up":
+        return dataclasses.replace(options, warm_up=(factor, limit))
+    return dataclasses.replace(options, throttle=(factor, limit))
 
 
 class Timeline:

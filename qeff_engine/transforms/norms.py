@@ -64,7 +64,7 @@ def _has_shape_of_a_norm(module: nn.Module) -> bool:
 
 def _tried_plus(module: nn.Module, *, epsilon: float) -> float | None:
     clone = copy.copy(module)
-    width = int(module.weight.shape[0])  # type: ignore[index]
+    width = module.get_parameter("weight").shape[0]
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(width, generator=generator)
     clone._parameters = {"weight": nn.Parameter(weight, requires_grad=False)}

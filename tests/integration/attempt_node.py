@@ -109,9 +109,11 @@ class AttemptNode:
     def held(self) -> tuple[int, int]:
         """How many cores and slots are held or draining."""
         with self.database.read() as connection:
-            return tuple(  # type: ignore[return-value]
-                connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in (core_leases, host_leases)
+            cores, slots = (
+                connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+                for table in (core_leases, host_leases)
             )
+        return cores, slots
 
     def log(self, job_id: int) -> str:
         """The log of its last attempt."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
 
 from farm import db, plan, records
 from farm.errors import NoCapacity, NotFound
@@ -15,10 +19,10 @@ from qeff_engine import spec
 from tests import farm_driver
 
 
-def sweep(*, cores: tuple[int, ...] = (8, 14, 16), fingerprint: str = "f1", **axes: object) -> plan.Plan:
+def sweep(*, cores: tuple[int, ...] = (8, 14, 16), fingerprint: str = "f1", **axes: Any) -> plan.Plan:
     source = spec.ResolveSpec(source=f"/models/{fingerprint}", kind="directory", fingerprint=fingerprint)
     model = SweepModel(name="tiny", source=source)
-    return plan.expand(Sweep(models=(model,), cores=cores, **axes))  # type: ignore[arg-type]
+    return plan.expand(Sweep(models=(model,), cores=cores, **axes))
 
 
 def submit(database: db.Database, planned: plan.Plan, *, name: str = "n", owner: str = "o") -> int:
@@ -217,6 +221,6 @@ def test_a_blocked_job_names_the_culprit(database: db.Database, driver: farm_dri
 
 
 @pytest.mark.parametrize("read", [queries.job, queries.submission])
-def test_what_does_not_exist_is_not_found(read: object, database: db.Database) -> None:
+def test_what_does_not_exist_is_not_found(read: Callable[[sa.Connection, int], object], database: db.Database) -> None:
     with database.read() as connection, pytest.raises(NotFound, match=r"There is no (job j|submission s)77"):
-        read(connection, 77)  # type: ignore[operator]
+        read(connection, 77)

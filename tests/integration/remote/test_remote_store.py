@@ -203,8 +203,8 @@ def test_damage_there_is_told_and_the_same_can_be_published_again(tmp_path: Path
 
 
 def test_a_server_that_does_not_answer_is_a_fault_without_secrets(tmp_path: Path) -> None:
-    silent = {"endpoint_url": "http://127.0.0.1:9", "key": "farm", "secret": SECRET}
-    silent["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}  # type: ignore[assignment]
+    silent: dict[str, Any] = {"endpoint_url": "http://127.0.0.1:9", "key": "farm", "secret": SECRET}
+    silent["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
     remote = Remote("s3://bucket/farm", options=silent)
     with pytest.raises(StorageFault, match=r"artifact store s3://bucket/farm: .*FARM_STORE_OPTIONS") as told:
         host(tmp_path, remote, "a").path("0" * 64)
