@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import platform
@@ -71,6 +72,12 @@ class Figure:
             "met": self.met,
         }
         return json.dumps(fields)
+
+
+def figures_of(name: str, runs: int) -> list[Figure]:
+    """The figures of a benchmark of this package, measured here and now."""
+    figures: list[Figure] = importlib.import_module(f"benchmarks.{name}").measure_all(runs)
+    return figures
 
 
 def run(command: Sequence[str], *, environ: dict[str, str] | None = None, cwd: Path | None = None) -> Usage:
