@@ -86,6 +86,8 @@ def require_possible(config: Mapping[str, Any], *, num_tensors: int, within: str
         elif isinstance(value, int) and (found := _PARTS.search(name)):
             layers = max(num_tensors, _MOST_LAYERS_WITHIN) if within else num_tensors
             most = layers if found[1].startswith("layer") else _MOST_PARTS
+            if value < 0:
+                raise InvalidInput(f"config.json says {value} for {within}{name}, expected at least 0.")
             if value > most:
                 raise InvalidInput(
                     f"config.json says {value} for {within}{name}, expected at most {most}.",

@@ -298,7 +298,7 @@ def test_weights_that_do_not_belong_to_the_config_are_named(tmp_path, change, me
         ("llama", {"num_hidden_layers": 10**9}, "1000000000 for num_hidden_layers, expected at most 21"),
         ("llama", {"num_attention_heads": 10**9}, "1000000000 for num_attention_heads, expected at most"),
         ("mixtral", {"num_local_experts": 10**9}, "1000000000 for num_local_experts, expected at most"),
-        ("llama", {"num_hidden_layers": -1}, r"does not have: model\.layers"),
+        ("llama", {"num_hidden_layers": -1}, "-1 for num_hidden_layers, expected at least 0"),
         ("llama", {"hidden_size": 10**12, "head_dim": None}, "cannot be made from this config|expected"),
         ("llama", {"hidden_size": 10**30}, "refused|cannot be made from this config"),
         ("llama", {"vocab_size": -5}, "refused|cannot be made from this config"),
